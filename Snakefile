@@ -1,0 +1,34 @@
+"""Table of contents of the workflow; functions are in rules/common.smk, one file of rules per stage."""
+
+from snakemake.utils import min_version, validate
+
+min_version("9.27")
+
+
+configfile: "config/default.yaml"
+
+
+validate(config, "config/schema.yaml")
+
+
+include: "rules/common.smk"
+include: "rules/models.smk"
+include: "rules/attacks.smk"
+include: "rules/measurements.smk"
+include: "rules/analysis.smk"
+include: "rules/rendering.smk"
+
+
+wildcard_constraints:
+    purifier=one_of(config["purifiers"]),
+    attack=one_of(config["attacks"]),
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.tables.input,

@@ -1,0 +1,124 @@
+"""Projected gradient descent through a defence, with fixed or averaged randomness.
+
+The attack only proposes images; `ThreatModel` projects and checks them, and robustness is judged elsewhere on draws the
+attack has not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from purification.defence import Defence
+from purification.noise import NoiseSource
+from purification.progress import track
+from purification.threat import ThreatModel
+
+SELECTIONS = ("best", "last")
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Settings of one attack (Madry et al. 2018; with draws > 1: EOT, Athalye et al. 2018).
+
+    steps, step_size   iterations and their length, in units of the budget epsilon
+    random_start       uniform point of the ball instead of the image itself
+    loss               "ce" or "margin"
+    gradient           mode of `gradients`
+    draws              noise draws averaged per step
+    redraw             fresh draws in every step (True) or the same ones (False: fixed randomness)
+    select             "best": the iterate with the highest averaged loss; "last"
+    stop_when_broken   leave an image alone once its only draw is misclassified (fixed randomness)
+    """
+
+    steps: int
+    step_size: float
+    random_start: bool
+    loss: str
+    gradient: str
+    draws: int
+    redraw: bool
+    select: str
+    stop_when_broken: bool
+
+    def __post_init__(self) -> None:
+        if self.select not in SELECTIONS:
+            raise ValueError(f"expected select to be one of {SELECTIONS}, got {self.select!r}")
+        if self.stop_when_broken and (self.redraw or self.draws != 1):
+            raise ValueError(
+                "expected stop_when_broken only with one fixed draw — stopping at a lucky draw of a random defence "
+                "reports chance as success; set draws: 1 and redraw: false, or stop_when_broken: false"
+            )
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """adversarial (n, C, H, W); loss (n,) and accuracy (n,) of the chosen iterate, averaged over the attack's draws;
+    iteration (n,) of the chosen iterate (0 is the start)."""
+
+    adversarial: Tensor
+    loss: Tensor
+    accuracy: Tensor
+    iteration: Tensor
+
+
+def _averaged(
+    defence: Defence, x: Tensor, labels: Tensor, ids: Sequence[int], source: NoiseSource, pgd: PGD, step: int, kept: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, gradient and accuracy, averaged over the draws of one step."""
+    first = step * pgd.draws if pgd.redraw else 0
+    loss, gradient = torch.zeros(len(x), device=x.device), torch.zeros_like(x)
+    accuracy = torch.zeros(len(x), device=x.device)
+    for draw in range(first, first + pgd.draws):
+        values, slopes, predictions = defence.loss_gradient(
+            x, labels, ids, source, draw, loss=pgd.loss, mode=pgd.gradient, kept_steps=kept
+        )
+        loss += values / pgd.draws
+        gradient += slopes / pgd.draws
+        accuracy += (predictions == labels).float() / pgd.draws
+    return loss, gradient, accuracy
+
+
+def attack(
+    defence: Defence,
+    images: Tensor,
+    labels: Tensor,
+    ids: Sequence[int],
+    *,
+    threat: ThreatModel,
+    pgd: PGD,
+    source: NoiseSource,
+    start: NoiseSource,
+    memory: float,
+) -> AttackResult:
+    """PGD on images (n, C, H, W) in [0, 1].
+
+    source  noise the attacker draws (role "fixed" with redraw False when it knows the defence's randomness)
+    start   noise of the random start
+    memory  bytes of activations the exact gradient may keep
+    """
+    n, size = len(images), pgd.step_size * threat.epsilon
+    kept = defence.kept_steps(images, ids, source, memory)
+    x = threat.random_start(start(ids).uniform("start"), images) if pgd.random_start else images.clone()
+    best = AttackResult(x.clone(), torch.full((n,), -torch.inf), torch.ones(n), torch.zeros(n, dtype=torch.int64))
+    active = torch.arange(n)
+    for step in track(range(pgd.steps + 1), "attack"):
+        some_ids = [ids[i] for i in active.tolist()]
+        loss, gradient, accuracy = _averaged(
+            defence, x[active], labels[active], some_ids, source, pgd, step, kept
+        )
+        broken = accuracy == 0 if pgd.stop_when_broken else torch.zeros(len(active), dtype=torch.bool)
+        better = (loss > best.loss[active]) | broken if pgd.select == "best" else torch.ones(len(active), dtype=torch.bool)
+        chosen = active[better]
+        best.adversarial[chosen] = x[chosen]
+        best.loss[chosen], best.accuracy[chosen] = loss[better], accuracy[better]
+        best.iteration[chosen] = step
+        active, gradient = active[~broken], gradient[~broken]
+        if step == pgd.steps or not len(active):
+            break
+        x[active] = threat.ascend(x[active], gradient, size, images[active])
+    threat.check(best.adversarial, images)
+    return best

@@ -1,0 +1,91 @@
+"""A defence: a purifier in front of a classifier, evaluated in batches of one fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from purification.batching import batches, map_batches
+from purification.gradients import gradient, steps_within
+from purification.models.classifiers import Classifier
+from purification.noise import NoiseSource
+from purification.purifiers import Purifier, purify
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log softmax(z)_y, (B,)."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """max_{i != y} z_i - z_y, (B,); positive exactly when misclassified (Carlini & Wagner 2017)."""
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.amax(dim=1) - true
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin}
+
+
+@dataclass(frozen=True)
+class Defence:
+    """purifier and classifier, both frozen; all methods take images (n, C, H, W) and their dataset indices."""
+
+    purifier: Purifier
+    classifier: Classifier
+    batch_size: int
+
+    def purify(self, images: Tensor, ids: Sequence[int], source: NoiseSource, draw: int) -> Tensor:
+        """Purified images at one draw."""
+
+        def run(block: list[int]) -> Tensor:
+            return purify(self.purifier, images[block], source([ids[i] for i in block], draw))
+
+        with torch.inference_mode():
+            return map_batches(run, range(len(images)), self.batch_size)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Classifier logits of images as they are (no purification)."""
+        with torch.inference_mode():
+            return map_batches(lambda block: self.classifier(images[block]), range(len(images)), self.batch_size)
+
+    def predict(self, images: Tensor, ids: Sequence[int], source: NoiseSource, draw: int) -> Tensor:
+        """Predicted labels (n,) of the purified images at one draw."""
+        return self.logits(self.purify(images, ids, source, draw)).argmax(dim=1)
+
+    def kept_steps(self, images: Tensor, ids: Sequence[int], source: NoiseSource, memory: float) -> int:
+        """Steps whose activations fit into `memory` bytes at this batch size."""
+        block, _ = next(batches(range(len(images)), self.batch_size))
+        return steps_within(self.purifier, images[block], source([ids[i] for i in block]), memory)
+
+    def loss_gradient(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        ids: Sequence[int],
+        source: NoiseSource,
+        draw: int,
+        *,
+        loss: str,
+        mode: str,
+        kept_steps: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Per-image loss (n,), its gradient at the images (n, C, H, W), and predicted labels (n,), at one draw."""
+        values, gradients, predictions = [], [], []
+        for block, valid in batches(range(len(images)), self.batch_size):
+            logits: list[Tensor] = []
+
+            def objective(purified: Tensor, block: list[int] = block, logits: list[Tensor] = logits) -> Tensor:
+                logits.append(self.classifier(purified))
+                return LOSSES[loss](logits[-1], labels[block])
+
+            noise = source([ids[i] for i in block], draw)
+            out = gradient(self.purifier, images[block], noise, objective, mode=mode, kept_steps=kept_steps)
+            values.append(out.values[:valid])
+            gradients.append(out.gradient[:valid])
+            predictions.append(logits[-1].detach().argmax(dim=1)[:valid])
+        return torch.cat(values), torch.cat(gradients), torch.cat(predictions)

@@ -1,0 +1,115 @@
+"""Exact gradients through a purifier, and the approximations that are not.
+
+Modes
+    autograd  plain differentiation of the executed chain; memory grows with the number of steps
+    replay    the same gradient, bit for bit: states are stored, steps are recomputed one at a time from the last to the
+              first with the same noise; the last `kept_steps` steps keep their activations instead
+    bpda      the derivative of the purifier is replaced by the identity (Athalye et al. 2018): not a gradient of what runs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from purification.noise import Noise
+from purification.purifiers import Purifier, purify
+
+PerImage = Callable[[Tensor], Tensor]
+
+
+class Gradient(NamedTuple):
+    """values (B,) of the objective, their gradient (B, C, H, W) at the images, and the purified images."""
+
+    values: Tensor
+    gradient: Tensor
+    purified: Tensor
+
+
+def _autograd(purifier: Purifier, images: Tensor, noise: Noise, objective: PerImage, kept_steps: int) -> Gradient:
+    leaf = images.detach().requires_grad_()
+    purified = purify(purifier, leaf, noise)
+    values = objective(purified)
+    (gradient,) = torch.autograd.grad(values.sum(), leaf)
+    return Gradient(values.detach(), gradient, purified.detach())
+
+
+def _bpda(purifier: Purifier, images: Tensor, noise: Noise, objective: PerImage, kept_steps: int) -> Gradient:
+    with torch.no_grad():
+        purified = purify(purifier, images, noise)
+    leaf = purified.detach().requires_grad_()
+    values = objective(leaf)
+    (gradient,) = torch.autograd.grad(values.sum(), leaf)
+    return Gradient(values.detach(), gradient, purified)
+
+
+def _replay(purifier: Purifier, images: Tensor, noise: Noise, objective: PerImage, kept_steps: int) -> Gradient:
+    cut = max(purifier.num_steps - kept_steps, 0)
+    if cut == 0:
+        return _autograd(purifier, images, noise, objective, kept_steps)
+    with torch.no_grad():
+        states = [purifier.start(images, noise)]
+        for number in range(cut):
+            states.append(purifier.step(number, states[-1], images, noise))
+    source = images.detach().requires_grad_()
+    leaf = states.pop().requires_grad_()
+    state = leaf
+    for number in range(cut, purifier.num_steps):
+        state = purifier.step(number, state, source, noise)
+    purified = purifier.finish(state)
+    values = objective(purified)
+    adjoint, total = _pull(values.sum(), None, leaf, source)
+    for number in range(cut - 1, -1, -1):
+        leaf = states.pop().requires_grad_()
+        adjoint, direct = _pull(purifier.step(number, leaf, source, noise), adjoint, leaf, source)
+        total = total + direct
+    (first,) = torch.autograd.grad(purifier.start(source, noise), source, adjoint)
+    return Gradient(values.detach(), first + total, purified.detach())
+
+
+def _pull(output: Tensor, adjoint: Tensor | None, state: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """Pull `adjoint` back to the state and to the image that a guided step also reads."""
+    by_state, by_source = torch.autograd.grad(output, (state, source), adjoint, allow_unused=True)
+    zero = torch.zeros_like(source)
+    return zero if by_state is None else by_state, zero if by_source is None else by_source
+
+
+MODES: dict[str, Callable[[Purifier, Tensor, Noise, PerImage, int], Gradient]] = {
+    "autograd": _autograd,
+    "replay": _replay,
+    "bpda": _bpda,
+}
+
+
+def gradient(
+    purifier: Purifier, images: Tensor, noise: Noise, objective: PerImage, *, mode: str, kept_steps: int
+) -> Gradient:
+    """Gradient of sum_b objective(purify(images, noise))_b with respect to images.
+
+    objective   purified images (B, C, H, W) -> one value per image (B,)
+    kept_steps  how many of the last steps keep their activations (mode "replay" only)
+    """
+    if mode not in MODES:
+        raise ValueError(f"expected a gradient mode among {sorted(MODES)}, got {mode!r}")
+    return MODES[mode](purifier, images, noise, objective, kept_steps)
+
+
+def steps_within(purifier: Purifier, images: Tensor, noise: Noise, memory: float) -> int:
+    """How many steps' activations fit into `memory` bytes for this batch, measured on the first step."""
+    if purifier.num_steps == 0:
+        return 0
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    source = images.detach().requires_grad_()
+    state = purifier.start(source, noise).detach().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        purifier.step(0, state, source, noise)
+    return min(purifier.num_steps, int(memory // max(sum(saved.values()), 1)))

@@ -1,0 +1,1 @@
+"""Networks, all adapted to one convention (see `denoisers` and `classifiers`)."""

@@ -1,0 +1,195 @@
+"""Purifiers: a deterministic, differentiable map of (images, noise).
+
+A purifier is a chain start -> step 0 .. num_steps-1 -> finish. The chain is what lets `gradients` replay it one step
+at a time; `purify` composes it. A purifier without inner steps is a chain of length zero.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from purification.models.denoisers import Denoiser
+from purification.noise import FORWARD, REVERSE, Noise
+from purification.samplers import SAMPLERS, Step
+
+CLIPS = ("none", "clamp", "straight_through")
+Shape = tuple[int, int, int]
+
+
+class Purifier(Protocol):
+    """images (B, C, H, W) in [0, 1]; noise for the same images -> images of the same shape."""
+
+    @property
+    def num_steps(self) -> int: ...
+
+    def start(self, images: Tensor, noise: Noise) -> Tensor: ...
+
+    def step(self, number: int, state: Tensor, images: Tensor, noise: Noise) -> Tensor: ...
+
+    def finish(self, state: Tensor) -> Tensor: ...
+
+
+def purify(purifier: Purifier, images: Tensor, noise: Noise) -> Tensor:
+    """Run the whole chain."""
+    state = purifier.start(images, noise)
+    for number in range(purifier.num_steps):
+        state = purifier.step(number, state, images, noise)
+    return purifier.finish(state)
+
+
+@dataclass(frozen=True)
+class FunctionPurifier:
+    """A purifier given as one function of (images, noise)."""
+
+    function: Callable[[Tensor, Noise], Tensor]
+    num_steps: int = 0
+
+    def start(self, images: Tensor, noise: Noise) -> Tensor:
+        return self.function(images, noise)
+
+    def step(self, number: int, state: Tensor, images: Tensor, noise: Noise) -> Tensor:
+        raise IndexError(f"expected no step of a purifier without steps, got step {number}")
+
+    def finish(self, state: Tensor) -> Tensor:
+        return state
+
+
+def _clip(x0: Tensor, clip: str) -> Tensor:
+    if clip == "none":
+        return x0
+    clamped = x0.clamp(-1.0, 1.0)
+    return clamped if clip == "clamp" else x0 + (clamped - x0).detach()
+
+
+@dataclass(frozen=True)
+class DiffusionPurifier:
+    """Noise to t*, then a reverse sampler down to the data (DiffPure, Nie et al. 2022).
+
+    denoiser       eps(u, level) on [-1, 1]
+    table          reverse steps, see `samplers`
+    start_level    abar of the forward noise (1 for reverse-only)
+    clip           what is done to the data estimate in every step: "none", "clamp" (zero gradient where active) or
+                   "straight_through" (clamped value, gradient of the unclamped one)
+    clamp_output   whether the result is clamped to [0, 1] before the classifier
+    """
+
+    denoiser: Denoiser
+    table: tuple[Step, ...]
+    start_alpha_bar: float
+    clip: str
+    clamp_output: bool
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.table)
+
+    def noised(self, images: Tensor, noise: Noise, alpha_bar: float) -> Tensor:
+        """sqrt(abar) (2x - 1) + sqrt(1 - abar) eps with the forward noise of this draw."""
+        u = 2.0 * images - 1.0
+        if alpha_bar == 1.0:
+            return u
+        return math.sqrt(alpha_bar) * u + math.sqrt(1.0 - alpha_bar) * noise.normal(FORWARD)
+
+    def start(self, images: Tensor, noise: Noise) -> Tensor:
+        return self.noised(images, noise, self.start_alpha_bar)
+
+    def step(self, number: int, state: Tensor, images: Tensor, noise: Noise) -> Tensor:
+        step = self.table[number]
+        eps = self.denoiser.epsilon(state, step.level)
+        root, rest = math.sqrt(step.level.alpha_bar), math.sqrt(1.0 - step.level.alpha_bar)
+        if self.clip == "none":
+            state_weight = step.state_weight + step.x0_weight / root
+            out = state_weight * state + (step.eps_weight - step.x0_weight * rest / root) * eps
+        else:
+            x0 = _clip((state - rest * eps) / root, self.clip)
+            out = step.x0_weight * x0 + step.state_weight * state + step.eps_weight * eps
+        return out + step.noise_weight * noise.normal(REVERSE, number) if step.noise_weight else out
+
+    def finish(self, state: Tensor) -> Tensor:
+        images = 0.5 * (state + 1.0)
+        return images.clamp(0.0, 1.0) if self.clamp_output else images
+
+
+def diffusion(settings: Mapping[str, Any], denoiser: Denoiser) -> Purifier:
+    """Purifier of one `kind: diffusion` entry; t_star 0 is the identity."""
+    t_star, clip = settings["t_star"], settings["clip"]
+    if clip not in CLIPS:
+        raise ValueError(f"expected clip to be one of {CLIPS}, got {clip!r}")
+    if t_star > denoiser.schedule.train_steps:
+        raise ValueError(f"expected t_star <= {denoiser.schedule.train_steps} (the schedule's length), got {t_star}")
+    if t_star == 0:
+        return FunctionPurifier(lambda images, noise: images)
+    options = {key: settings[key] for key in ("steps", "variance", "eta") if key in settings}
+    table = SAMPLERS[settings["sampler"]](denoiser.schedule, t_star=t_star, **options)
+    start = denoiser.schedule.level(t_star - 1).alpha_bar if settings["forward_noise"] else 1.0
+    return DiffusionPurifier(denoiser, tuple(table), start, clip, settings["clamp_output"])
+
+
+def _blur(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Purifier:
+    sigma, channels = float(settings["sigma"]), shape[0]
+    radius = math.ceil(3 * sigma)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=device)
+    taps = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = torch.outer(taps, taps) / taps.sum() ** 2
+    weight = kernel.expand(channels, 1, -1, -1)
+
+    def blur(images: Tensor, noise: Noise) -> Tensor:
+        padded = F.pad(images, (radius,) * 4, mode="replicate")
+        return F.conv2d(padded, weight.to(images.dtype), groups=channels)
+
+    return FunctionPurifier(blur)
+
+
+def _constant(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Purifier:
+    return FunctionPurifier(lambda images, noise: torch.full_like(images, settings["value"]) + 0.0 * images)
+
+
+def _identity(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Purifier:
+    return FunctionPurifier(lambda images, noise: images)
+
+
+def load_factory(path: Path, factory: str) -> Callable[..., Any]:
+    """Function `factory` of a Python file; raises ValueError when the file or the name is missing."""
+    if not path.is_file():
+        raise ValueError(f"expected a Python file at {path}, found none — correct `path`")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"expected a Python file at {path}, got something that cannot be imported — use a .py file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, factory):
+        raise ValueError(f"expected a function {factory!r} in {path}, found none — correct `factory`")
+    return getattr(module, factory)  # type: ignore[no-any-return]
+
+
+def _python(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Purifier:
+    factory = load_factory(Path(settings["path"]), settings["factory"])
+    return FunctionPurifier(factory(params=settings["params"], image_shape=shape, device=device))
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any], Shape, torch.device], Purifier]] = {
+    "identity": _identity,
+    "constant": _constant,
+    "blur": _blur,
+    "python": _python,
+}
+
+
+def make_purifier(
+    settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device
+) -> Purifier:
+    """Purifier of one configuration entry."""
+    if settings["kind"] != "diffusion":
+        return KINDS[settings["kind"]](settings, shape, device)
+    if denoiser is None:
+        raise ValueError("expected a denoiser for a purifier of kind 'diffusion', got none — name one in the entry")
+    return diffusion(settings, denoiser)

@@ -1,0 +1,76 @@
+"""Adversarial images and what the defences make of them."""
+
+
+rule attack_images:
+    message:
+        "Attacking {wildcards.purifier} with {wildcards.attack}"
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+        classifier=CLASSIFIER,
+        denoiser=denoiser_of,
+        user_code=user_code_of,
+    output:
+        f"{RESULTS}/adversarial/{{attack}}/{{purifier}}.safetensors",
+    log:
+        f"{RESULTS}/logs/attack_images/{{attack}}/{{purifier}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/attack_images/{{attack}}/{{purifier}}.tsv"
+    params:
+        purifier=lambda wildcards: purifier_settings(wildcards.purifier),
+        settings=lambda wildcards: attack_settings(wildcards.attack),
+        evaluation=evaluation(),
+        code=code("attack_images"),
+    script:
+        "../workflow_scripts/attack_images.py"
+
+
+rule purify_images:
+    message:
+        "Purifying with {wildcards.purifier} under fixed and varied randomness"
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+        classifier=CLASSIFIER,
+        denoiser=denoiser_of,
+        user_code=user_code_of,
+        adversarial=lambda wildcards: list(judged_attacks(wildcards.purifier).values()),
+    output:
+        rows=f"{RESULTS}/purified/{{purifier}}.parquet",
+        samples=f"{RESULTS}/purified/{{purifier}}.safetensors",
+    log:
+        f"{RESULTS}/logs/purify_images/{{purifier}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/purify_images/{{purifier}}.tsv"
+    params:
+        purifier=lambda wildcards: purifier_settings(wildcards.purifier),
+        attacks=lambda wildcards: list(judged_attacks(wildcards.purifier)),
+        evaluation=evaluation(**{key: config["evaluation"][key] for key in ("images", "draws", "samples")}),
+        code=code("purify_images"),
+    script:
+        "../workflow_scripts/purify_images.py"
+
+
+rule measure_attack_strength:
+    message:
+        "Attacking {wildcards.purifier} with other budgets and steps"
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+        classifier=CLASSIFIER,
+        denoiser=denoiser_of,
+        user_code=user_code_of,
+    output:
+        f"{RESULTS}/attack_strength/{{purifier}}.parquet",
+    log:
+        f"{RESULTS}/logs/measure_attack_strength/{{purifier}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_attack_strength/{{purifier}}.tsv"
+    params:
+        purifier=lambda wildcards: purifier_settings(wildcards.purifier),
+        settings=attack_settings(config["base_attack"]),
+        variations=lookup("run/attack_strength/{purifier}", within=config),
+        evaluation=evaluation(),
+        code=code("measure_attack_strength"),
+    script:
+        "../workflow_scripts/measure_attack_strength.py"

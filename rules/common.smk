@@ -1,0 +1,106 @@
+"""Functions of the rules: which files a configuration entry needs, which settings a job depends on, which code it runs."""
+
+import ast
+import hashlib
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+import grimp
+
+ROOT = Path(workflow.basedir)
+RESULTS = Path(config["results"]).as_posix()
+NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+DATASET = [f"{RESULTS}/dataset/images.safetensors", f"{RESULTS}/dataset/subsets.json"]
+sys.path.insert(0, str(ROOT))
+
+
+def one_of(names):
+    """Wildcard pattern that matches exactly these names."""
+    return "|".join(map(re.escape, names))
+
+
+@cache
+def import_graph():
+    return grimp.build_graph("purification", "workflow_scripts", include_external_packages=False)
+
+
+@cache
+def source_digest(name):
+    """Hash of what a module does: its syntax tree, so that comments and formatting do not count."""
+    path = ROOT.joinpath(*name.split("."))
+    source = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
+    return hashlib.sha256(ast.unparse(ast.parse(source.read_text())).encode()).hexdigest()
+
+
+@cache
+def code(script):
+    """Hash of a stage script and of every project module it imports, directly or not: a parameter of its jobs."""
+    stage = f"workflow_scripts.{script}"
+    modules = {stage, *import_graph().find_upstream_modules(stage)}
+    parts = [f"{name} {source_digest(name)}" for name in sorted(modules)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def model_files(kind, name):
+    return [f"{RESULTS}/models/{kind}/{name}/{file}" for file in NETWORK_FILES]
+
+
+CLASSIFIER = model_files("classifiers", config["classifier"])
+
+
+def purifier_settings(name):
+    """Entry of a purifier with the schedule of its denoiser."""
+    entry = dict(config["purifiers"][name])
+    if "denoiser" in entry:
+        entry["schedule"] = config["denoisers"][entry["denoiser"]]["schedule"]
+    return entry
+
+
+def denoiser_of(wildcards):
+    """Files of the network a purifier uses; none for purifiers without one."""
+    entry = config["purifiers"][wildcards.purifier]
+    return model_files("denoisers", entry["denoiser"]) if "denoiser" in entry else []
+
+
+def null_of(wildcards):
+    """Files of the null model, for purifiers whose denoiser it can replace."""
+    entry = config["purifiers"][wildcards.purifier]
+    own = entry.get("denoiser", config["null_denoiser"])
+    return [] if own == config["null_denoiser"] else model_files("denoisers", config["null_denoiser"])
+
+
+def user_code_of(wildcards):
+    """Python file of a purifier of kind `python`: an input like any other."""
+    entry = config["purifiers"][wildcards.purifier]
+    return [entry["path"]] if entry["kind"] == "python" else []
+
+
+def evaluation(**extra):
+    """Settings every evaluation job shares."""
+    shared = {key: config[key] for key in ("seed", "device", "memory_bytes", "batch_size")}
+    return {**shared, "subset": config["evaluation"]["subset"], "epsilon": config["threat"]["epsilon"], **extra}
+
+
+def attack_settings(name):
+    return {**config["attacks"][name], **config["threat"]}
+
+
+def attacks_on(purifier):
+    """Attacks run on a purifier: the base attack on all that are evaluated, others as the run lists say."""
+    chosen = [attack for attack, purifiers in config["run"]["attacks"].items() if purifier in purifiers]
+    return [config["base_attack"], *chosen]
+
+
+def adversarial(attack, purifier):
+    return f"{RESULTS}/adversarial/{attack}/{purifier}.safetensors"
+
+
+def judged_attacks(purifier):
+    """Names and files of the adversarial images a purifier is judged on; "transfer" is the undefended classifier's."""
+    own = {attack: adversarial(attack, purifier) for attack in attacks_on(purifier)}
+    return {**own, "transfer": adversarial(config["base_attack"], "identity")}
+
+
+EVALUATED = list(dict.fromkeys([*config["run"]["sweep"], *config["run"]["controls"]]))

@@ -1,0 +1,117 @@
+"""Measurements of a purifier; none but the audit needs the classifier."""
+
+
+rule measure_distances:
+    message:
+        "Measuring distances along the path of {wildcards.purifier}"
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+        denoiser=denoiser_of,
+        null=null_of,
+        user_code=user_code_of,
+        adversarial=adversarial(config["base_attack"], "identity"),
+    output:
+        f"{RESULTS}/distances/{{purifier}}.parquet",
+    log:
+        f"{RESULTS}/logs/measure_distances/{{purifier}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_distances/{{purifier}}.tsv"
+    params:
+        purifier=lambda wildcards: purifier_settings(wildcards.purifier),
+        settings=evaluation(**config["distances"]),
+        code=code("measure_distances"),
+    script:
+        "../workflow_scripts/measure_distances.py"
+
+
+rule measure_randomness:
+    message:
+        "Separating noise from input in {wildcards.purifier}"
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+        denoiser=denoiser_of,
+        null=null_of,
+        user_code=user_code_of,
+    output:
+        f"{RESULTS}/randomness/{{purifier}}.parquet",
+    log:
+        f"{RESULTS}/logs/measure_randomness/{{purifier}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_randomness/{{purifier}}.tsv"
+    params:
+        purifier=lambda wildcards: purifier_settings(wildcards.purifier),
+        settings=evaluation(**config["randomness"]),
+        code=code("measure_randomness"),
+    script:
+        "../workflow_scripts/measure_randomness.py"
+
+
+rule measure_compression:
+    message:
+        "Measuring the compression rate of {wildcards.purifier}"
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+        denoiser=denoiser_of,
+        null=null_of,
+        user_code=user_code_of,
+    output:
+        f"{RESULTS}/compression/{{purifier}}.parquet",
+    log:
+        f"{RESULTS}/logs/measure_compression/{{purifier}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_compression/{{purifier}}.tsv"
+    params:
+        purifier=lambda wildcards: purifier_settings(wildcards.purifier),
+        settings=evaluation(**config["compression"]),
+        code=code("measure_compression"),
+    script:
+        "../workflow_scripts/measure_compression.py"
+
+
+rule compute_jacobian:
+    message:
+        "Computing Jacobians of {wildcards.purifier}"
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+        denoiser=denoiser_of,
+        null=null_of,
+        user_code=user_code_of,
+    output:
+        f"{RESULTS}/jacobian/{{purifier}}.parquet",
+    log:
+        f"{RESULTS}/logs/compute_jacobian/{{purifier}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/compute_jacobian/{{purifier}}.tsv"
+    params:
+        purifier=lambda wildcards: purifier_settings(wildcards.purifier),
+        settings=evaluation(**config["jacobian"]),
+        code=code("compute_jacobian"),
+    script:
+        "../workflow_scripts/compute_jacobian.py"
+
+
+rule audit_gradients:
+    message:
+        "Auditing the gradient of {wildcards.purifier}"
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+        classifier=CLASSIFIER,
+        denoiser=denoiser_of,
+        user_code=user_code_of,
+    output:
+        f"{RESULTS}/audit/{{purifier}}.parquet",
+    log:
+        f"{RESULTS}/logs/audit_gradients/{{purifier}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/audit_gradients/{{purifier}}.tsv"
+    params:
+        purifier=lambda wildcards: purifier_settings(wildcards.purifier),
+        settings=evaluation(**config["audit"]),
+        code=code("audit_gradients"),
+    script:
+        "../workflow_scripts/audit_gradients.py"

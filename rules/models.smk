@@ -1,0 +1,87 @@
+"""Dataset, classifier, denoisers."""
+
+
+rule prepare_dataset:
+    message:
+        "Preparing dataset {params.name}"
+    output:
+        images=DATASET[0],
+        subsets=DATASET[1],
+    log:
+        f"{RESULTS}/logs/prepare_dataset.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/prepare_dataset.tsv"
+    params:
+        name=config["dataset"],
+        settings=config["datasets"][config["dataset"]],
+        seed=config["seed"],
+        code=code("prepare_dataset"),
+    script:
+        "../workflow_scripts/prepare_dataset.py"
+
+
+rule train_classifier:
+    message:
+        "Training classifier {wildcards.classifier}"
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+    output:
+        config=f"{RESULTS}/models/classifiers/{{classifier}}/{NETWORK_FILES[0]}",
+        weights=f"{RESULTS}/models/classifiers/{{classifier}}/{NETWORK_FILES[1]}",
+        losses=f"{RESULTS}/models/classifiers/{{classifier}}/losses.parquet",
+    log:
+        f"{RESULTS}/logs/train_classifier/{{classifier}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_classifier/{{classifier}}.tsv"
+    params:
+        settings=lookup("classifiers/{classifier}", within=config),
+        seed=config["seed"],
+        code=code("train_classifier"),
+    script:
+        "../workflow_scripts/train_classifier.py"
+
+
+rule train_denoiser:
+    message:
+        "Training denoiser {wildcards.denoiser}"
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+    output:
+        config=f"{RESULTS}/models/denoisers/{{denoiser}}/{NETWORK_FILES[0]}",
+        weights=f"{RESULTS}/models/denoisers/{{denoiser}}/{NETWORK_FILES[1]}",
+        losses=f"{RESULTS}/models/denoisers/{{denoiser}}/losses.parquet",
+    log:
+        f"{RESULTS}/logs/train_denoiser/{{denoiser}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_denoiser/{{denoiser}}.tsv"
+    wildcard_constraints:
+        denoiser=one_of(name for name, entry in config["denoisers"].items() if entry["kind"] == "unet"),
+    params:
+        settings=lookup("denoisers/{denoiser}", within=config),
+        seed=config["seed"],
+        code=code("train_denoiser"),
+    script:
+        "../workflow_scripts/train_denoiser.py"
+
+
+rule fit_null_model:
+    message:
+        "Fitting the linear-Gaussian null model"
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+    output:
+        config=f"{RESULTS}/models/denoisers/{{denoiser}}/{NETWORK_FILES[0]}",
+        weights=f"{RESULTS}/models/denoisers/{{denoiser}}/{NETWORK_FILES[1]}",
+    log:
+        f"{RESULTS}/logs/fit_null_model/{{denoiser}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fit_null_model/{{denoiser}}.tsv"
+    wildcard_constraints:
+        denoiser=one_of(name for name, entry in config["denoisers"].items() if entry["kind"] == "gaussian"),
+    params:
+        code=code("fit_null_model"),
+    script:
+        "../workflow_scripts/fit_null_model.py"

@@ -1,0 +1,34 @@
+"""Make adversarial images with projected gradient descent through one purifier and the classifier."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from purification.data import Dataset
+from purification.defence import Defence
+from workflow_scripts.files import load_defence, read_dataset, run_attack, write_adversarial
+from workflow_scripts.job import job, logger
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def attack_images(
+    dataset: Dataset, defence: Defence, settings: Mapping[str, Any], evaluation: Mapping[str, Any], *, output: Path
+) -> None:
+    images, labels, ids = dataset.take(evaluation["subset"], settings["images"])
+    result = run_attack(dataset, defence, images, labels, ids, settings, evaluation)
+    logger.info("accuracy on the attack's own draws %.4f (not a result)", float(result.accuracy.mean()))
+    write_adversarial(result.adversarial, ids, output)
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        data = read_dataset(snakemake.input.images, snakemake.input.subsets)
+        attack_images(
+            data,
+            load_defence(snakemake.params.purifier, snakemake.input, data, snakemake.params.evaluation),
+            snakemake.params.settings,
+            snakemake.params.evaluation,
+            output=snakemake.output[0],
+        )

@@ -1,0 +1,140 @@
+"""Files that stages hand to each other: datasets, adversarial images, defences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from purification.attacks import PGD, AttackResult, attack
+from purification.batching import map_batches
+from purification.data import Dataset, index_hash
+from purification.defence import Defence
+from purification.measure.randomness import Purify
+from purification.models.loading import load_classifier, load_denoiser
+from purification.noise import NoiseSource
+from purification.purifiers import Purifier, make_purifier, purify
+from purification.threat import ThreatModel
+from workflow_scripts.job import replacing, write_text
+
+
+def write_dataset(dataset: Dataset, images: Path, subsets: Path) -> None:
+    """Images and labels as safetensors; index lists with their sha256 as JSON."""
+    with replacing(images) as temporary:
+        save_file({"images": dataset.images.contiguous(), "labels": dataset.labels.contiguous()}, temporary)
+    lists = {name: {"sha256": index_hash(index), "index": index} for name, index in dataset.subsets.items()}
+    write_text(json.dumps(lists) + "\n", subsets)
+
+
+def read_dataset(images: Path, subsets: Path) -> Dataset:
+    """Inverse of `write_dataset`; raises ValueError when an index list does not match its hash."""
+    arrays = load_file(images)
+    lists = {}
+    for name, entry in json.loads(Path(subsets).read_text()).items():
+        if index_hash(entry["index"]) != entry["sha256"]:
+            raise ValueError(f"expected subset {name!r} of {subsets} to have sha256 {entry['sha256']} — it was edited")
+        lists[name] = entry["index"]
+    return Dataset(arrays["images"], arrays["labels"], lists)
+
+
+def write_adversarial(adversarial: Tensor, ids: list[int], path: Path) -> None:
+    """Adversarial images and the dataset indices they belong to."""
+    with replacing(path) as temporary:
+        save_file({"adversarial": adversarial.contiguous(), "ids": torch.tensor(ids)}, temporary)
+
+
+def read_adversarial(path: Path, ids: list[int]) -> Tensor:
+    """Adversarial images of exactly `ids`, which must be the first ones of the file."""
+    arrays = load_file(path)
+    stored = arrays["ids"].tolist()
+    if stored[: len(ids)] != list(ids):
+        raise ValueError(f"expected adversarial images of {len(ids)} images in {path}, got those of {len(stored)} others")
+    return arrays["adversarial"][: len(ids)]
+
+
+def count_adversarial(path: Path) -> int:
+    """How many images an adversarial file holds."""
+    return len(load_file(path)["ids"])
+
+
+def _folder(files: Sequence[str]) -> Path | None:
+    return Path(files[0]).parent if files else None
+
+
+def load_purifier(
+    entry: Mapping[str, Any], denoiser: Sequence[str], dataset: Dataset, device: str, dtype: torch.dtype = torch.float32
+) -> Purifier:
+    """Purifier of a configuration entry; `denoiser` lists the files of the network it uses, if any."""
+    place, folder = torch.device(device), _folder(denoiser)
+    network = load_denoiser(folder, entry["schedule"], place, dtype) if folder else None
+    return make_purifier(entry, network, dataset.shape, place)
+
+
+def load_twins(entry: Mapping[str, Any], inputs: Any, dataset: Dataset, settings: Mapping[str, Any]) -> dict[str, Purifier]:
+    """The purifier as "trained" and, where it has a denoiser, the same sampler on the Gaussian model as "null"."""
+    twins = {"trained": load_purifier(entry, inputs.denoiser, dataset, settings["device"])}
+    if inputs.null:
+        twins["null"] = load_purifier(entry, inputs.null, dataset, settings["device"])
+    return twins
+
+
+def load_defence(
+    entry: Mapping[str, Any],
+    inputs: Any,
+    dataset: Dataset,
+    settings: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> Defence:
+    """The purifier of an entry in front of the classifier."""
+    purifier = load_purifier(entry, inputs.denoiser, dataset, settings["device"], dtype)
+    classifier = load_classifier(Path(inputs.classifier[0]).parent, torch.device(settings["device"]), dtype)
+    return Defence(purifier, classifier, settings["batch_size"])
+
+
+def noise_source(seed: int, role: str, dataset: Dataset, device: str) -> NoiseSource:
+    """Noise of one role for images of this dataset."""
+    return NoiseSource(seed, role, dataset.shape, device)
+
+
+def run_attack(
+    dataset: Dataset,
+    defence: Defence,
+    images: Tensor,
+    labels: Tensor,
+    ids: list[int],
+    settings: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+) -> AttackResult:
+    """One entry of `attacks`; knowledge "both" shares the fixed noise, "none" draws its own."""
+    seed, device, known = evaluation["seed"], evaluation["device"], settings["knowledge"] == "both"
+    options = {field.name: settings[field.name] for field in fields(PGD) if field.name in settings}
+    return attack(
+        defence, images, labels, ids,
+        threat=ThreatModel(settings["norm"], settings["epsilon"]),
+        pgd=PGD(**options, redraw=not known),
+        source=noise_source(seed, "fixed" if known else "attack", dataset, device),
+        start=noise_source(seed, "start", dataset, device),
+        memory=evaluation["memory_bytes"],
+    )  # fmt: skip
+
+
+def cloud_purify(purifier: Purifier, identity: int, dataset: Dataset, settings: Mapping[str, Any]) -> Purify:
+    """Purify perturbed copies of one dataset image, in batches of the stage's size; draw 0 is the fixed noise."""
+    fixed, fresh = (noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "evaluation"))
+
+    def run(inputs: Tensor, draws: list[int]) -> Tensor:
+        source = fresh if any(draws) else fixed
+
+        def block_of(block: list[int]) -> Tensor:
+            return purify(purifier, inputs[block], source([identity] * len(block), [draws[i] for i in block]))
+
+        with torch.inference_mode():
+            return map_batches(block_of, range(len(inputs)), settings["batch_size"])
+
+    return run

@@ -1,0 +1,55 @@
+"""Robust accuracy with known randomness against the budget and the number of steps of the attack."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from purification.data import Dataset
+from purification.defence import Defence
+from workflow_scripts.files import load_defence, noise_source, read_dataset, run_attack
+from workflow_scripts.job import job, logger, write_rows
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def measure_attack_strength(
+    dataset: Dataset,
+    defence: Defence,
+    settings: Mapping[str, Any],
+    variations: Sequence[Mapping[str, Any]],
+    evaluation: Mapping[str, Any],
+    *,
+    output: Path,
+) -> None:
+    """One row per (variation, image); a variation replaces the budget (as a multiple) and the steps of the attack.
+
+    The step size follows the steps, so that steps times step size stays what it is in the attack's entry.
+    """
+    fixed = noise_source(evaluation["seed"], "fixed", dataset, evaluation["device"])
+    images, labels, ids = dataset.take(evaluation["subset"], settings["images"])
+    rows = []
+    for variation in variations:
+        epsilon, steps = settings["epsilon"] * variation["scale"], variation["steps"]
+        changed = {"epsilon": epsilon, "steps": steps, "step_size": settings["step_size"] * settings["steps"] / steps}
+        result = run_attack(dataset, defence, images, labels, ids, {**settings, **changed}, evaluation)
+        correct = (defence.predict(result.adversarial, ids, fixed, 0) == labels).numpy()
+        logger.info("budget %.4g, %d steps: accuracy %.4f", epsilon, steps, correct.mean())
+        head = {"scale": variation["scale"], "epsilon": epsilon, "steps": steps}
+        rows.append(pd.DataFrame({**head, "image": ids, "correct": correct}))
+    write_rows(pd.concat(rows, ignore_index=True), output)
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        data = read_dataset(snakemake.input.images, snakemake.input.subsets)
+        measure_attack_strength(
+            data,
+            load_defence(snakemake.params.purifier, snakemake.input, data, snakemake.params.evaluation),
+            snakemake.params.settings,
+            snakemake.params.variations,
+            snakemake.params.evaluation,
+            output=snakemake.output[0],
+        )

@@ -1,0 +1,47 @@
+"""Compression rate of a purifier with frozen noise, isotropic, for several probe sizes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from purification.data import Dataset
+from purification.measure.compression import isotropic
+from purification.measure.randomness import probes_of
+from purification.progress import track
+from purification.purifiers import Purifier
+from workflow_scripts.files import cloud_purify, load_twins, noise_source, read_dataset
+from workflow_scripts.job import job, write_rows
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def measure_compression(
+    dataset: Dataset, twins: Mapping[str, Purifier], settings: Mapping[str, Any], *, output: Path
+) -> None:
+    """One row per (model, probe size, image)."""
+    clean, _, ids = dataset.take(settings["subset"], settings["images"])
+    probe = noise_source(settings["seed"], "probe", dataset, settings["device"])
+    rows = []
+    for model, purifier in twins.items():
+        for image, identity in track(list(zip(clean, ids, strict=True)), f"compression ({model})"):
+            purify = cloud_purify(purifier, identity, dataset, settings)
+            anchor = purify(image[None], [0])
+            for scale in settings["probe_scales"]:
+                probes = probes_of(probe, identity, settings["samples"], scale * settings["epsilon"])
+                record = isotropic(purify, image, anchor, probes)
+                rows.append({"model": model, "probe_scale": scale, "image": identity, **record})
+    write_rows(pd.DataFrame(rows), output)
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        data = read_dataset(snakemake.input.images, snakemake.input.subsets)
+        measure_compression(
+            data,
+            load_twins(snakemake.params.purifier, snakemake.input, data, snakemake.params.settings),
+            snakemake.params.settings,
+            output=snakemake.output[0],
+        )

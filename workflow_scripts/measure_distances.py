@@ -1,0 +1,49 @@
+"""Distance to the clean image along the purification path, for the purifier and its linear-Gaussian twin."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from purification.batching import batches
+from purification.data import Dataset
+from purification.measure.distances import METRICS, distances_along
+from purification.purifiers import Purifier
+from workflow_scripts.files import load_twins, noise_source, read_adversarial, read_dataset
+from workflow_scripts.job import job, write_rows
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def measure_distances(
+    dataset: Dataset, twins: Mapping[str, Purifier], adversarial: Path, settings: Mapping[str, Any], *, output: Path
+) -> None:
+    """One row per (model, start, image, point of the path)."""
+    seed, device = settings["seed"], settings["device"]
+    clean, _, ids = dataset.take(settings["subset"], settings["images"])
+    uniform = settings["epsilon"] * noise_source(seed, "probe", dataset, device)(ids).uniform("perturbation")
+    starts = {"adversarial": read_adversarial(adversarial, ids), "uniform": clean + uniform, "clean": clean}
+    source = noise_source(seed, "evaluation", dataset, device)
+    rows = []
+    for (model, purifier), (start, images) in ((m, s) for m in twins.items() for s in starts.items()):
+        for block, valid in batches(range(len(ids)), settings["batch_size"]):
+            noise = source([ids[i] for i in block])
+            for point in distances_along(purifier, images[block], clean[block], noise):
+                values = {name: point[name][:valid].numpy() for name in METRICS}
+                head = {"model": model, "start": start, "image": [ids[i] for i in block[:valid]]}
+                rows.append(pd.DataFrame({**head, "half": point["half"], "position": point["position"], **values}))
+    write_rows(pd.concat(rows, ignore_index=True), output)
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        data = read_dataset(snakemake.input.images, snakemake.input.subsets)
+        measure_distances(
+            data,
+            load_twins(snakemake.params.purifier, snakemake.input, data, snakemake.params.settings),
+            snakemake.input.adversarial,
+            snakemake.params.settings,
+            output=snakemake.output[0],
+        )

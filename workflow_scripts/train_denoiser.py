@@ -1,0 +1,40 @@
+"""Train a diffusers U-Net to predict noise and keep its moving average, in diffusers' own folder layout."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from diffusers import UNet2DModel
+
+from purification.data import Dataset
+from purification.schedule import Schedule
+from purification.training import initialise, train_denoiser
+from workflow_scripts.files import read_dataset
+from workflow_scripts.job import job, logger, write_rows
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def run(dataset: Dataset, settings: Mapping[str, Any], seed: int, *, folder: Path, losses: Path) -> None:
+    images, _, _ = dataset.take("train")
+    channels, size, _ = dataset.shape
+    fixed = {"sample_size": size, "in_channels": channels, "out_channels": channels}
+    network = initialise(lambda: UNet2DModel(**fixed, **settings["network"]), seed)
+    logger.info("%d parameters", network.num_parameters())
+    table = Schedule(**settings["schedule"])
+    averaged, loss = train_denoiser(images, network, table, settings["training"], seed)
+    averaged.save_pretrained(folder)
+    write_rows(pd.DataFrame({"step": range(len(loss)), "loss": loss}), losses)
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        run(
+            read_dataset(snakemake.input.images, snakemake.input.subsets),
+            snakemake.params.settings,
+            snakemake.params.seed,
+            folder=Path(snakemake.output.config).parent,
+            losses=snakemake.output.losses,
+        )
