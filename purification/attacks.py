@@ -107,11 +107,11 @@ def attack(
     active = torch.arange(n)
     for step in track(range(pgd.steps + 1), "attack"):
         some_ids = [ids[i] for i in active.tolist()]
-        loss, gradient, accuracy = _averaged(
-            defence, x[active], labels[active], some_ids, source, pgd, step, kept
-        )
+        loss, gradient, accuracy = _averaged(defence, x[active], labels[active], some_ids, source, pgd, step, kept)
         broken = accuracy == 0 if pgd.stop_when_broken else torch.zeros(len(active), dtype=torch.bool)
-        better = (loss > best.loss[active]) | broken if pgd.select == "best" else torch.ones(len(active), dtype=torch.bool)
+        better = (
+            (loss > best.loss[active]) | broken if pgd.select == "best" else torch.ones(len(active), dtype=torch.bool)
+        )
         chosen = active[better]
         best.adversarial[chosen] = x[chosen]
         best.loss[chosen], best.accuracy[chosen] = loss[better], accuracy[better]

@@ -42,7 +42,9 @@ class Dataset:
             raise ValueError(f"expected a subset among {sorted(self.subsets)}, got {subset!r}")
         index = self.subsets[subset]
         if count is not None and count > len(index):
-            raise ValueError(f"expected at most {len(index)} images of subset {subset!r}, got {count} — lower the count")
+            raise ValueError(
+                f"expected at most {len(index)} images of subset {subset!r}, got {count} — lower the count"
+            )
         chosen = index[:count]
         return self.images[chosen], self.labels[chosen], chosen
 

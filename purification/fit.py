@@ -10,7 +10,7 @@ variance p (1 - p) / n, iterated, so that an observed 0 or 1 does not get infini
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,26 +98,29 @@ def fit_sigmoid(form: str, cr: Sequence[float], robust: Sequence[float], n: Sequ
     """Fit one form to points (compression rate, robust accuracy in [0, 1] on n images).
 
     clean  clean accuracy of the purified system (used by "anchored" and as a starting value)
-    Raises ValueError with fewer points than parameters + 1 and RuntimeError when the fit does not converge.
+    k is searched in [0, 500], c in [-2, 3], A in [0, 1.2].
+    Raises ValueError with fewer points than parameters + 1.
     """
     x, y, counts = (np.asarray(v, dtype=float) for v in (cr, robust, n))
     curve, names, start = _form(form, clean)
     if len(x) <= len(names):
         raise ValueError(f"expected more than {len(names)} points for the {form} form, got {len(x)}")
-    expected = np.clip(y, 0.05, 0.95)
+    expected, limits = np.clip(y, 0.05, 0.95), [500.0, 3.0, 1.2][: len(start)]
     for _ in range(REWEIGHTINGS):
         sigma = np.sqrt(np.clip(expected * (1.0 - expected), 1.0 / counts, None) / counts)
-        parameters, covariance = curve_fit(curve, x, y, p0=start, sigma=sigma, absolute_sigma=True, maxfev=20000)
+        parameters, covariance = curve_fit(
+            curve, x, y, p0=start, sigma=sigma, absolute_sigma=True, bounds=([0.0, -2.0, 0.0][: len(start)], limits)
+        )
         expected, start = np.clip(curve(x, *parameters), 0.0, 1.0), list(parameters)
     weights, residual = 1.0 / sigma**2, y - curve(x, *parameters)
     mean = float((weights * y).sum() / weights.sum())
     freedom = len(x) - len(parameters)
     errors = np.sqrt(np.diag(covariance))
     width = float(t.ppf(0.975, freedom)) * errors
-    chi = float((weights * residual**2).sum())
+    chi, total = float((weights * residual**2).sum()), float((weights * (y - mean) ** 2).sum())
     return Fit(
         form, names, parameters, errors, parameters - width, parameters + width, covariance,
-        r_squared=1.0 - chi / float((weights * (y - mean) ** 2).sum()),
+        r_squared=1.0 - chi / total if total else float("nan"),
         chi_squared=chi / freedom, n=len(x), curve=curve,
     )  # fmt: skip
 
@@ -141,7 +144,7 @@ def _regression(x: Array, y: Array, at: float) -> float:
 
 def leave_one_out(
     purifiers: Sequence[str],
-    features: dict[str, Sequence[float]],
+    features: Mapping[str, Sequence[float]],
     robust: Sequence[float],
     n: Sequence[int],
     *,

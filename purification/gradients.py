@@ -4,7 +4,7 @@ Modes
     autograd  plain differentiation of the executed chain; memory grows with the number of steps
     replay    the same gradient, bit for bit: states are stored, steps are recomputed one at a time from the last to the
               first with the same noise; the last `kept_steps` steps keep their activations instead
-    bpda      the derivative of the purifier is replaced by the identity (Athalye et al. 2018): not a gradient of what runs
+    bpda      the purifier's derivative is replaced by the identity (Athalye et al. 2018): not a gradient of what runs
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from purification.schedule import Level, Schedule
 
@@ -42,7 +43,7 @@ def respaced_indices(t_star: int, steps: int) -> list[int]:
 
 def _transitions(schedule: Schedule, t_star: int, steps: int) -> list[tuple[Level, Level]]:
     indices = [*respaced_indices(t_star, steps), -1]
-    return [(schedule.level(t), schedule.level(s)) for t, s in zip(indices, indices[1:], strict=False)]
+    return [(schedule.level(t), schedule.level(s)) for t, s in pairwise(indices)]
 
 
 def ddpm(schedule: Schedule, *, t_star: int, steps: int, variance: str) -> list[Step]:
@@ -61,7 +62,7 @@ def ddpm(schedule: Schedule, *, t_star: int, steps: int, variance: str) -> list[
                 x0_weight=math.sqrt(s.alpha_bar) * beta_ts / (1.0 - t.alpha_bar),
                 state_weight=math.sqrt(alpha_ts) * posterior,
                 eps_weight=0.0,
-                noise_weight=0.0 if s.index == -1 else math.sqrt(noise_variance),
+                noise_weight=0.0 if s.position == -1 else math.sqrt(noise_variance),
             )
         )
     return table

@@ -16,9 +16,9 @@ import numpy as np
 
 
 class Level(NamedTuple):
-    """A noise level: the index given to the network (float for continuous time) and abar there."""
+    """A noise level: its position in the schedule, as given to the network (an index, or a float between), and abar."""
 
-    index: float
+    position: float
     alpha_bar: float
 
 

@@ -62,7 +62,7 @@ def mean_estimate(values: Array, *, resamples: int, seed: int) -> Estimate:
 
 def average_robustness(correct: Array) -> Array:
     """Per-image estimate of P_i; its mean is Avg.Rob."""
-    return np.asarray(correct, dtype=float).mean(axis=1)
+    return np.asarray(np.mean(correct, axis=1, dtype=float))
 
 
 def worst_of(correct: Array, attempts: int) -> Array:

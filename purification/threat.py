@@ -12,7 +12,8 @@ TOLERANCE = 1e-6  # float32 rounding allowed when a budget is checked
 
 
 def _norms(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norms.clamp_min(1e-12).view(-1, 1, 1, 1)
 
 
 def _scale_to(delta: Tensor, epsilon: float) -> Tensor:

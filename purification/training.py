@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def _optimiser(network: nn.Module, settings: Mapping[str, Any]) -> tuple[torch.o
 
     def rate(step: int) -> float:
         if step < warmup:
-            return (step + 1) / warmup
+            return float((step + 1) / warmup)
         return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
 
     return optimiser, LambdaLR(optimiser, rate)
@@ -68,7 +68,7 @@ def train_classifier(
         batch = _shift(images[index], settings["shift"], rng)
         loss = F.cross_entropy(network(batch), labels[index])
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
         losses.append(float(loss))
@@ -76,7 +76,7 @@ def train_classifier(
 
 
 def sample_indices(rng: np.random.Generator, count: int, settings: Mapping[str, Any], train_steps: int) -> Tensor:
-    """Noise indices (count,): a fraction `low_fraction` uniform below `low_below`, the rest uniform over the schedule."""
+    """Noise indices (count,): a share `low_fraction` uniform below `low_below`, the rest uniform over the schedule."""
     low = rng.random(count) < settings["low_fraction"]
     high = np.where(low, settings["low_below"], train_steps)
     return torch.from_numpy((rng.random(count) * high).astype(np.int64))
@@ -89,7 +89,8 @@ def train_denoiser(
 
     images are in [0, 1]; returns the exponential moving average of the network and the loss per step.
     """
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings["ema"]))
+    ema = get_ema_multi_avg_fn(settings["ema"])  # type: ignore[no-untyped-call]
+    averaged = AveragedModel(network, multi_avg_fn=ema)
     optimiser, rate = _optimiser(network, settings)
     root = torch.from_numpy(np.sqrt(schedule.alpha_bars)).float()
     rest = torch.from_numpy(np.sqrt(1.0 - schedule.alpha_bars)).float()
@@ -104,11 +105,10 @@ def train_denoiser(
         scale, noise_scale = root[index].view(-1, 1, 1, 1), rest[index].view(-1, 1, 1, 1)
         loss = F.mse_loss(network(scale * u0 + noise_scale * eps, index).sample, eps)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), settings["gradient_clip"])
         optimiser.step()
         rate.step()
         averaged.update_parameters(network)
         losses.append(float(loss))
-    result: Network = averaged.module
-    return result.eval(), losses
+    return cast(Network, averaged.module).eval(), losses

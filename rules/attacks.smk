@@ -2,8 +2,6 @@
 
 
 rule attack_images:
-    message:
-        "Attacking {wildcards.purifier} with {wildcards.attack}"
     input:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -21,13 +19,13 @@ rule attack_images:
         settings=lambda wildcards: attack_settings(wildcards.attack),
         evaluation=evaluation(),
         code=code("attack_images"),
+    message:
+        "Attacking {wildcards.purifier} with {wildcards.attack}"
     script:
         "../workflow_scripts/attack_images.py"
 
 
 rule purify_images:
-    message:
-        "Purifying with {wildcards.purifier} under fixed and varied randomness"
     input:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -45,15 +43,15 @@ rule purify_images:
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         attacks=lambda wildcards: list(judged_attacks(wildcards.purifier)),
-        evaluation=evaluation(**{key: config["evaluation"][key] for key in ("images", "draws", "samples")}),
+        evaluation=lambda wildcards: judging(wildcards.purifier),
         code=code("purify_images"),
+    message:
+        "Purifying with {wildcards.purifier} under fixed and varied randomness"
     script:
         "../workflow_scripts/purify_images.py"
 
 
 rule measure_attack_strength:
-    message:
-        "Attacking {wildcards.purifier} with other budgets and steps"
     input:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -72,5 +70,7 @@ rule measure_attack_strength:
         variations=lookup("run/attack_strength/{purifier}", within=config),
         evaluation=evaluation(),
         code=code("measure_attack_strength"),
+    message:
+        "Attacking {wildcards.purifier} with other budgets and steps"
     script:
         "../workflow_scripts/measure_attack_strength.py"

@@ -3,17 +3,21 @@
 import ast
 import hashlib
 import re
-import sys
 from functools import cache
 from pathlib import Path
 
 import grimp
+from snakemake.exceptions import WorkflowError
+
+from workflow_scripts.configuration import problems
+
+if found := problems(config):
+    raise WorkflowError("The configuration cannot run:\n" + "\n".join(found))
 
 ROOT = Path(workflow.basedir)
 RESULTS = Path(config["results"]).as_posix()
 NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 DATASET = [f"{RESULTS}/dataset/images.safetensors", f"{RESULTS}/dataset/subsets.json"]
-sys.path.insert(0, str(ROOT))
 
 
 def one_of(names):
@@ -103,4 +107,27 @@ def judged_attacks(purifier):
     return {**own, "transfer": adversarial(config["base_attack"], "identity")}
 
 
+def judging(purifier):
+    """Settings of the evaluation of one purifier on draws that chose nothing."""
+    settings = config["evaluation"]
+    draws = settings["draws" if purifier in config["run"]["varied"] else "sweep_draws"]
+    return evaluation(images=settings["images"], samples=settings["samples"], draws=draws)
+
+
 EVALUATED = list(dict.fromkeys([*config["run"]["sweep"], *config["run"]["controls"]]))
+
+MEASURED = {
+    "purified": EVALUATED,
+    "compression": EVALUATED,
+    **{kind: list(config["run"][kind]) for kind in ("distances", "randomness", "jacobian", "audit", "attack_strength")},
+}
+
+
+def rows_of(kind):
+    """Files with the rows of one kind of measurement."""
+    return [f"{RESULTS}/{kind}/{purifier}.parquet" for purifier in MEASURED[kind]]
+
+
+def report_settings():
+    """Configuration that tables, figures and claims read: all of it but places and machine settings."""
+    return {key: value for key, value in config.items() if key not in ("results", "device", "memory_bytes")}

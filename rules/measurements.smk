@@ -2,8 +2,6 @@
 
 
 rule measure_distances:
-    message:
-        "Measuring distances along the path of {wildcards.purifier}"
     input:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -21,13 +19,13 @@ rule measure_distances:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["distances"]),
         code=code("measure_distances"),
+    message:
+        "Measuring distances along the path of {wildcards.purifier}"
     script:
         "../workflow_scripts/measure_distances.py"
 
 
 rule measure_randomness:
-    message:
-        "Separating noise from input in {wildcards.purifier}"
     input:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -44,13 +42,13 @@ rule measure_randomness:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["randomness"]),
         code=code("measure_randomness"),
+    message:
+        "Separating noise from input in {wildcards.purifier}"
     script:
         "../workflow_scripts/measure_randomness.py"
 
 
 rule measure_compression:
-    message:
-        "Measuring the compression rate of {wildcards.purifier}"
     input:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -67,13 +65,13 @@ rule measure_compression:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["compression"]),
         code=code("measure_compression"),
+    message:
+        "Measuring the compression rate of {wildcards.purifier}"
     script:
         "../workflow_scripts/measure_compression.py"
 
 
 rule compute_jacobian:
-    message:
-        "Computing Jacobians of {wildcards.purifier}"
     input:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -90,13 +88,13 @@ rule compute_jacobian:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["jacobian"]),
         code=code("compute_jacobian"),
+    message:
+        "Computing Jacobians of {wildcards.purifier}"
     script:
         "../workflow_scripts/compute_jacobian.py"
 
 
 rule audit_gradients:
-    message:
-        "Auditing the gradient of {wildcards.purifier}"
     input:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -113,5 +111,7 @@ rule audit_gradients:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["audit"]),
         code=code("audit_gradients"),
+    message:
+        "Auditing the gradient of {wildcards.purifier}"
     script:
         "../workflow_scripts/audit_gradients.py"

@@ -2,8 +2,6 @@
 
 
 rule prepare_dataset:
-    message:
-        "Preparing dataset {params.name}"
     output:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -16,13 +14,13 @@ rule prepare_dataset:
         settings=config["datasets"][config["dataset"]],
         seed=config["seed"],
         code=code("prepare_dataset"),
+    message:
+        "Preparing dataset {params.name}"
     script:
         "../workflow_scripts/prepare_dataset.py"
 
 
 rule train_classifier:
-    message:
-        "Training classifier {wildcards.classifier}"
     input:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -38,13 +36,13 @@ rule train_classifier:
         settings=lookup("classifiers/{classifier}", within=config),
         seed=config["seed"],
         code=code("train_classifier"),
+    message:
+        "Training classifier {wildcards.classifier}"
     script:
         "../workflow_scripts/train_classifier.py"
 
 
 rule train_denoiser:
-    message:
-        "Training denoiser {wildcards.denoiser}"
     input:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -62,13 +60,13 @@ rule train_denoiser:
         settings=lookup("denoisers/{denoiser}", within=config),
         seed=config["seed"],
         code=code("train_denoiser"),
+    message:
+        "Training denoiser {wildcards.denoiser}"
     script:
         "../workflow_scripts/train_denoiser.py"
 
 
 rule fit_null_model:
-    message:
-        "Fitting the linear-Gaussian null model"
     input:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -83,5 +81,7 @@ rule fit_null_model:
         denoiser=one_of(name for name, entry in config["denoisers"].items() if entry["kind"] == "gaussian"),
     params:
         code=code("fit_null_model"),
+    message:
+        "Fitting the linear-Gaussian null model"
     script:
         "../workflow_scripts/fit_null_model.py"

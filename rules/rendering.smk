@@ -1,8 +1,50 @@
-"""Tables."""
+"""Tables; figures and report are in figures.smk."""
+
+TABLES = [
+    "claims",
+    "robustness",
+    "points",
+    "fit",
+    "prediction",
+    "controls",
+    "compression",
+    "directional_compression",
+    "randomness",
+    "distances",
+    "spectrum",
+    "attack_strength",
+    "paired",
+    "audit",
+    "settings",
+]
 
 
-rule tables:
+rule render_tables:
     input:
-        expand(f"{RESULTS}/purified/{{purifier}}.parquet", purifier=EVALUATED),
-        expand(f"{RESULTS}/compression/{{purifier}}.parquet", purifier=EVALUATED),
-        [f"{RESULTS}/{key}/{purifier}.parquet" for key in ("distances", "randomness", "jacobian", "audit", "attack_strength") for purifier in config["run"][key]],
+        **{kind: rows_of(kind) for kind in MEASURED},
+    output:
+        csv=expand(f"{RESULTS}/tables/{{name}}.csv", name=TABLES),
+        md=expand(f"{RESULTS}/tables/{{name}}.md", name=TABLES),
+        tex=expand(f"{RESULTS}/tables/{{name}}.tex", name=TABLES),
+    log:
+        f"{RESULTS}/logs/render_tables.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/render_tables.tsv"
+    params:
+        names=TABLES,
+        settings=report_settings(),
+        code=code("render_tables"),
+    message:
+        "Rendering tables"
+    script:
+        "../workflow_scripts/render_tables.py"
+
+
+FINAL = [*rules.render_tables.output, *FITTED.values()]
+
+
+rule:
+    name:
+        "results/tables"
+    input:
+        FINAL,

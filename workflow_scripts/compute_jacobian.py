@@ -19,17 +19,28 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def spectrum(purifier: Purifier, image: Tensor, identity: int, dataset: Dataset, settings: Mapping[str, Any]) -> dict[str, Any]:
+def spectrum(
+    purifier: Purifier, image: Tensor, identity: int, dataset: Dataset, settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Spectrum of one image, its matrix-free estimates, and the rms gain of small finite perturbations."""
     fixed, probe = (noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "probe"))
     pull = jacobian.pullback(
-        purifier, image, identity, fixed, batch_size=settings["batch_size"], mode="replay", kept_steps=purifier.num_steps
+        purifier,
+        image,
+        identity,
+        fixed,
+        batch_size=settings["batch_size"],
+        mode="replay",
+        kept_steps=purifier.num_steps,
     )
     matrix = jacobian.full_jacobian(pull, image)
     random = probe([identity] * settings["probes"], range(settings["probes"])).normal("hutchinson").flatten(1)
     gains = jacobian.mean_square_gain(pull, random)
     largest = jacobian.largest_gain(
-        pull, lambda t: jacobian.push(purifier, image, identity, fixed, t), random[:1], iterations=settings["iterations"]
+        pull,
+        lambda t: jacobian.push(purifier, image, identity, fixed, t),
+        random[:1],
+        iterations=settings["iterations"],
     )
     small = probes_of(probe, identity, settings["probes"], settings["small_scale"] * settings["epsilon"])
     run = cloud_purify(purifier, identity, dataset, settings)

@@ -54,8 +54,11 @@ def read_adversarial(path: Path, ids: list[int]) -> Tensor:
     arrays = load_file(path)
     stored = arrays["ids"].tolist()
     if stored[: len(ids)] != list(ids):
-        raise ValueError(f"expected adversarial images of {len(ids)} images in {path}, got those of {len(stored)} others")
-    return arrays["adversarial"][: len(ids)]
+        raise ValueError(
+            f"expected adversarial images of {len(ids)} images in {path}, got those of {len(stored)} others"
+        )
+    adversarial: Tensor = arrays["adversarial"]
+    return adversarial[: len(ids)]
 
 
 def count_adversarial(path: Path) -> int:
@@ -76,7 +79,9 @@ def load_purifier(
     return make_purifier(entry, network, dataset.shape, place)
 
 
-def load_twins(entry: Mapping[str, Any], inputs: Any, dataset: Dataset, settings: Mapping[str, Any]) -> dict[str, Purifier]:
+def load_twins(
+    entry: Mapping[str, Any], inputs: Any, dataset: Dataset, settings: Mapping[str, Any]
+) -> dict[str, Purifier]:
     """The purifier as "trained" and, where it has a denoiser, the same sampler on the Gaussian model as "null"."""
     twins = {"trained": load_purifier(entry, inputs.denoiser, dataset, settings["device"])}
     if inputs.null:
@@ -126,7 +131,9 @@ def run_attack(
 
 def cloud_purify(purifier: Purifier, identity: int, dataset: Dataset, settings: Mapping[str, Any]) -> Purify:
     """Purify perturbed copies of one dataset image, in batches of the stage's size; draw 0 is the fixed noise."""
-    fixed, fresh = (noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "evaluation"))
+    fixed, fresh = (
+        noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "evaluation")
+    )
 
     def run(inputs: Tensor, draws: list[int]) -> Tensor:
         source = fresh if any(draws) else fixed

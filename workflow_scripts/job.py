@@ -45,8 +45,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     os.close(descriptor)
     try:
         yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)
 

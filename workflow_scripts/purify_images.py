@@ -18,6 +18,7 @@ from workflow_scripts.job import job, replacing, write_rows
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
+
 def purify_images(
     dataset: Dataset,
     defence: Defence,
@@ -34,7 +35,9 @@ def purify_images(
     anchors = defence.purify(anchors, dataset.subsets[evaluation["subset"]], fixed, 0)
     tables, examples = [], {}
     for name, path in {"clean": None, "random": None, **attacks}.items():
-        clean, labels, ids = dataset.take(evaluation["subset"], count_adversarial(path) if path else evaluation["images"])
+        clean, labels, ids = dataset.take(
+            evaluation["subset"], count_adversarial(path) if path else evaluation["images"]
+        )
         inputs = clean
         if path:
             inputs = read_adversarial(path, ids)

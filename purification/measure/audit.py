@@ -15,11 +15,20 @@ from purification.noise import NoiseSource
 def _relative(a: Tensor, b: Tensor) -> Tensor:
     """||a - b|| / ||b|| per image; 0 where both vanish."""
     a, b = a.flatten(1).double(), b.flatten(1).double()
-    return (a - b).norm(dim=1) / b.norm(dim=1).clamp_min(1e-300)
+    size = torch.linalg.vector_norm
+    ratio: Tensor = size(a - b, dim=1) / size(b, dim=1).clamp_min(1e-300)
+    return ratio
 
 
 def audit(
-    defence: Defence, exact: Defence, images: Tensor, labels: Tensor, ids: Sequence[int], source: NoiseSource, *, step: float
+    defence: Defence,
+    exact: Defence,
+    images: Tensor,
+    labels: Tensor,
+    ids: Sequence[int],
+    source: NoiseSource,
+    *,
+    step: float,
 ) -> dict[str, Tensor]:
     """Per-image checks (n,), all of which should be (nearly) zero except the last.
 

@@ -7,6 +7,7 @@ forward noise of the draw, and the reverse steps. States are mapped to image uni
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ from purification.samplers import Step
 
 def l2(a: Tensor, b: Tensor) -> Tensor:
     """||a - b||_2 per image, (B,)."""
-    return (a - b).flatten(1).norm(dim=1)
+    norms: Tensor = torch.linalg.vector_norm((a - b).flatten(1), dim=1)
+    return norms
 
 
 def linf(a: Tensor, b: Tensor) -> Tensor:
@@ -39,7 +41,7 @@ METRICS = {"l2": l2, "linf": linf, "ssim": ssim}
 
 
 def _forward_alpha_bars(table: tuple[Step, ...]) -> list[float]:
-    """abar of the noise-injection points: the reverse levels upwards (the last one is the start of the reverse half)."""
+    """abar of the noise-injection points: the reverse levels upwards (the last starts the reverse half)."""
     return [step.level.alpha_bar for step in reversed(table)]
 
 
@@ -60,7 +62,7 @@ def path(purifier: Purifier, images: Tensor, noise: Noise) -> Iterator[tuple[str
     yield "reverse", 2.0, purifier.finish(state)
 
 
-def distances_along(purifier: Purifier, start: Tensor, clean: Tensor, noise: Noise) -> list[dict[str, object]]:
+def distances_along(purifier: Purifier, start: Tensor, clean: Tensor, noise: Noise) -> list[dict[str, Any]]:
     """One record per point of the path: position and every metric of `METRICS` as (B,) tensors."""
     with torch.no_grad():
         return [

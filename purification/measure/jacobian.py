@@ -21,7 +21,14 @@ Pull = Callable[[Tensor], Tensor]
 
 
 def pullback(
-    purifier: Purifier, image: Tensor, identity: int, source: NoiseSource, *, batch_size: int, mode: str, kept_steps: int
+    purifier: Purifier,
+    image: Tensor,
+    identity: int,
+    source: NoiseSource,
+    *,
+    batch_size: int,
+    mode: str,
+    kept_steps: int,
 ) -> Pull:
     """Function (k, D) cotangents -> (k, D) products v^T J at one image (C, H, W) with draw 0."""
     noise = source([identity] * batch_size, 0)
@@ -49,7 +56,8 @@ def full_jacobian(pull: Pull, image: Tensor) -> Tensor:
 
 def singular_values(jacobian: Tensor) -> Tensor:
     """Descending singular values, computed in float64."""
-    return torch.linalg.svdvals(jacobian.double())
+    values: Tensor = torch.linalg.svdvals(jacobian.double())
+    return values
 
 
 def mean_square_gain(pull: Pull, probes: Tensor) -> Tensor:

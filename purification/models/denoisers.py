@@ -1,6 +1,6 @@
 """Denoisers: eps(u, level) on [-1, 1] images, together with the schedule they were trained on.
 
-    eps: (B, C, H, W), Level -> (B, C, H, W), the noise in u = sqrt(abar) u0 + sqrt(1 - abar) eps
+eps: (B, C, H, W), Level -> (B, C, H, W), the noise in u = sqrt(abar) u0 + sqrt(1 - abar) eps
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Denoiser:
 def network_epsilon(network: UNet) -> Epsilon:
     """Noise predictor of a frozen U-Net in evaluation mode."""
     network.eval().requires_grad_(False)
-    return lambda u, level: network(u, level.index)
+    return lambda u, level: network(u, level.position)
 
 
 @dataclass(frozen=True)

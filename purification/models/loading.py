@@ -45,9 +45,7 @@ def load_classifier(folder: Path, device: torch.device, dtype: torch.dtype) -> C
     return network.to(device, dtype).eval().requires_grad_(False)
 
 
-def load_denoiser(
-    folder: Path, schedule: Mapping[str, Any], device: torch.device, dtype: torch.dtype
-) -> Denoiser:
+def load_denoiser(folder: Path, schedule: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Denoiser:
     """Frozen denoiser: a diffusers `UNet2DModel` folder, or the Gaussian null model."""
     config, weights = _read(folder, device)
     table = Schedule(schedule["beta_start"], schedule["beta_end"], schedule["train_steps"])

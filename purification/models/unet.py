@@ -5,13 +5,13 @@ dispatch, no dropout, one time embedding per noise level instead of one per imag
 are those of `UNet2DModel`: its state dict loads strictly, and a test compares outputs and gradients with diffusers.
 
 Supported: DownBlock2D / AttnDownBlock2D / UpBlock2D / AttnUpBlock2D, any number of channels and layers, positional time
-embedding, default scale-shift, SiLU, attention with `attention_head_dim`. Anything else is refused by `UNet.from_config`.
+embedding, default scale-shift, SiLU, attention with `attention_head_dim`. `UNet.from_config` refuses anything else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -48,12 +48,12 @@ class ResnetBlock(nn.Module):
         self.norm2 = nn.GroupNorm(groups, channels_out, eps=eps)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         if channels_in != channels_out:
-            self.conv_shortcut = nn.Conv2d(channels_in, channels_out, 1)
+            self.conv_shortcut: nn.Module = nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         h = self.conv1(_silu_norm(self.norm1, x)) + self.time_emb_proj(time)[:, :, None, None]
         h = self.conv2(_silu_norm(self.norm2, h))
-        return (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x) + h
+        return cast(Tensor, (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x) + h)
 
 
 class Attention(nn.Module):
@@ -95,17 +95,31 @@ class Resample(nn.Module):
 
 
 class Block(nn.Module):
-    """Resnet blocks, each followed by attention where the block has any; holds a resampler at its end or none."""
+    """Resnet blocks, each followed by attention where the block has any, and a resampler at the end or none."""
 
     def __init__(self, resnets: list[ResnetBlock], attentions: list[Attention]) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(resnets)
-        if attentions:
-            self.attentions = nn.ModuleList(attentions)
+        self.attentions = nn.ModuleList(attentions) if attentions else None
+        self.downsamplers: nn.ModuleList | None = None
+        self.upsamplers: nn.ModuleList | None = None
 
     def layer(self, i: int, x: Tensor, time: Tensor) -> Tensor:
+        """Resnet block i and, where there is one, its attention."""
         x = self.resnets[i](x, time)
-        return self.attentions[i](x) if hasattr(self, "attentions") else x
+        return cast(Tensor, self.attentions[i](x)) if self.attentions and i < len(self.attentions) else x
+
+
+class TimeEmbedding(nn.Module):
+    """Two linear layers with a SiLU between and after them."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(channels_in, channels_out)
+        self.linear_2 = nn.Linear(channels_out, channels_out)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.silu(self.linear_2(F.silu(self.linear_1(features))))
 
 
 class UNet(nn.Module):
@@ -122,9 +136,7 @@ class UNet(nn.Module):
         self.flip, self.freq_shift = config["flip_sin_to_cos"], config["freq_shift"]
         time = widths[0] * 4
         self.conv_in = nn.Conv2d(config["in_channels"], widths[0], 3, padding=1)
-        self.time_embedding = nn.Module()
-        self.time_embedding.linear_1 = nn.Linear(widths[0], time)
-        self.time_embedding.linear_2 = nn.Linear(time, time)
+        self.time_embedding = TimeEmbedding(widths[0], time)
 
         def block(pairs: list[tuple[int, int]], attend: bool, attentions: int | None = None) -> Block:
             resnets = [ResnetBlock(a, b, time, groups, eps) for a, b in pairs]
@@ -139,9 +151,7 @@ class UNet(nn.Module):
             down = block([(source if j == 0 else widths[i], widths[i]) for j in range(layers)], "Attn" in kind)
             skips += [widths[i]] * layers
             if i < len(widths) - 1:
-                down.downsamplers = nn.ModuleList(
-                    [Resample(widths[i], up=False, padding=config["downsample_padding"])]
-                )
+                down.downsamplers = nn.ModuleList([Resample(widths[i], up=False, padding=config["downsample_padding"])])
                 skips.append(widths[i])
             self.down_blocks.append(down)
         self.mid_block = block([(widths[-1], widths[-1])] * 2, config["add_attention"], attentions=1)
@@ -180,26 +190,24 @@ class UNet(nn.Module):
         angles = float(index) * torch.exp(exponent / (half - self.freq_shift))
         parts = [torch.cos(angles), torch.sin(angles)] if self.flip else [torch.sin(angles), torch.cos(angles)]
         h = torch.cat(parts)[None].to(weight.dtype)
-        return F.silu(self.time_embedding.linear_2(F.silu(self.time_embedding.linear_1(h))))
+        return cast(Tensor, self.time_embedding(h))
 
     def forward(self, u: Tensor, index: float) -> Tensor:
         time = self.embed(index)
         x = self.conv_in(u)
         skips = [x]
-        for down in self.down_blocks:
+        for down in cast(Iterable[Block], self.down_blocks):
             for i in range(len(down.resnets)):
                 x = down.layer(i, x, time)
                 skips.append(x)
-            if hasattr(down, "downsamplers"):
+            if down.downsamplers:
                 x = down.downsamplers[0](x)
                 skips.append(x)
-        x = self.mid_block.resnets[0](x, time)
-        if hasattr(self.mid_block, "attentions"):
-            x = self.mid_block.attentions[0](x)
-        x = self.mid_block.resnets[1](x, time)
-        for up in self.up_blocks:
+        for i in range(len(self.mid_block.resnets)):
+            x = self.mid_block.layer(i, x, time)
+        for up in cast(Iterable[Block], self.up_blocks):
             for i in range(len(up.resnets)):
                 x = up.layer(i, torch.cat([x, skips.pop()], dim=1), time)
-            if hasattr(up, "upsamplers"):
+            if up.upsamplers:
                 x = up.upsamplers[0](x)
         return cast(Tensor, self.conv_out(_silu_norm(self.conv_norm_out, x)))

@@ -1,0 +1,47 @@
+PYTHON ?= python3
+CONFIG ?= config/default.yaml
+CORES ?= all
+BIN := .venv/bin
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup tables test lint types format bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F': ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: .venv/installed ## create .venv with the pinned packages
+
+.venv/installed: constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("expected Python 3.11 or later, got " + sys.version.split()[0] + " - set PYTHON=python3.11 or newer") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+tables: setup ## run the workflow: results/tables, results/figures, results/report.html (CONFIG=..., CORES=...)
+	$(SNAKEMAKE) -- results/tables
+
+test: setup lint types ## run every check: lint, types, unit, stage and workflow tests
+	$(BIN)/python -m pytest --numprocesses 2
+
+lint: setup ## style, import direction, workflow lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/snakemake --lint
+
+types: setup ## mypy --strict on library and stages
+	$(BIN)/mypy
+
+format: setup ## format code and rules in place
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile rules
+
+bench: setup ## measure purification and gradient against the bare network, paired in one run
+	$(BIN)/python tests/bench.py
+
+clean: ## delete results and the environment
+	rm -rf results/* .venv .snakemake

@@ -1,0 +1,183 @@
+"""One look for all figures: fonts, colours, names of purifiers, and files whose bytes repeat."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+import seaborn as sns
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from purification.reporting.rows import Rows
+from purification.statistics import Array
+
+matplotlib.use("Agg")
+
+WIDTH = 6.75  # inches: a text width
+PALETTE = [str(colour) for colour in sns.color_palette("colorblind").as_hex()]
+BLUE, ORANGE, GREEN, RED, PINK, BROWN, _, GREY, _, SKY = PALETTE
+INK, NULL, FAINT = "#222222", "#6e6e6e", "#b8b8b8"
+
+RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same glyphs everywhere
+    "mathtext.fontset": "dejavusans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.2,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "purification",
+    "savefig.dpi": 200,
+}
+
+# The variants of one sampler keep its colour; the order is that of legends.
+VARIANTS: dict[str, tuple[str, str]] = {
+    "DDPM": ("o", BLUE),
+    "DDPM, large variance": ("h", SKY),
+    "reverse only": ("v", PINK),
+    "DDIM": ("s", ORANGE),
+    "DDIM, η > 0": ("p", BROWN),
+    "PF-ODE": ("^", GREEN),
+    "VP-SDE": ("D", RED),
+    "one step": ("P", "#5b3a8c"),
+}
+SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "pf_ode": "PF-ODE", "vp_sde": "VP-SDE", "one_step": "one step"}
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What figures read beside the per-image rows; whatever is missing is left out of a figure.
+
+    fitted   tables of the fit: points, parameters, curves, predictions
+    samples  "<attack>/input" and "<attack>/purified" -> (n, C, H, W) images of the headline purifier
+    losses   name of a network -> rows (step, loss)
+    """
+
+    fitted: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    samples: Mapping[str, Array] = field(default_factory=dict)
+    losses: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+
+def context() -> AbstractContextManager[None]:
+    """The look, for drawing and for saving."""
+    return matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "Agg", **RC})
+
+
+def save(figure: Figure, *, pdf: Path, png: Path) -> None:
+    """Vector PDF with embedded fonts and PNG; without dates and versions, so that equal figures are equal files."""
+    with context():
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        figure.savefig(png, format="png", metadata={"Software": None})
+
+
+def panels(
+    rows: int = 1, columns: int = 1, *, height: float, width: float = WIDTH, **options: Any
+) -> tuple[Figure, Array]:
+    """Figure and its (rows, columns) axes."""
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def title(axes: Axes, letter: str, text: str) -> None:
+    """Panel letter and what the panel shows."""
+    axes.set_title(rf"$\mathbf{{{letter}}}$  {text}", loc="left")
+
+
+def note(figure: Figure, text: str) -> None:
+    """Small print under the figure: n, bands."""
+    wrapped = textwrap.fill(text, int(17.5 * figure.get_figwidth()))
+    figure.supxlabel(wrapped, x=0.99, ha="right", fontsize=6.5, color=NULL, linespacing=1.3)
+
+
+def key(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
+    """Legend of the whole figure, above its panels."""
+    options = {"columnspacing": 1.4, "handletextpad": 0.5, "borderaxespad": 0.2}
+    figure.legend(handles=list(handles), loc="outside upper center", ncols=min(len(handles), columns), **options)
+
+
+def plain_log(*axes: Axis) -> None:
+    """Logarithmic axes with few ticks, written as plain numbers."""
+    for axis in axes:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def empty(axes: Axes, text: str) -> None:
+    """Say that a panel has no rows."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=NULL)
+    axes.set(xticks=[], yticks=[])
+
+
+def variant(entry: Mapping[str, Any]) -> str:
+    """Name of what a diffusion purifier does at a given t*; of other purifiers the kind."""
+    name = SAMPLERS.get(str(entry.get("sampler")), str(entry.get("sampler", entry["kind"])))
+    if entry.get("forward_noise") is False:
+        return "reverse only"
+    if entry.get("variance") == "fixed_large":
+        return f"{name}, large variance"
+    return f"{name}, η > 0" if entry.get("eta") else name
+
+
+def look(name: str) -> tuple[str, str]:
+    """Marker and colour of a variant; black crosses for those of other people's making."""
+    return VARIANTS.get(name, ("X", INK))
+
+
+def label(rows: Rows, purifier: str) -> str:
+    """Readable name of a purifier with its t*; controls and own purifiers keep their configured name."""
+    entry = rows.settings["purifiers"][purifier]
+    if "t_star" not in entry or purifier in rows.settings["run"]["controls"]:
+        return purifier
+    return f"{variant(entry)}, t* = {entry['t_star']}"
+
+
+def at_headline_strength(rows: Rows, kind: str) -> dict[str, str]:
+    """Variant -> purifier, for purifiers of a kind of rows that share the headline's t* (no controls)."""
+    entries, controls = rows.settings["purifiers"], rows.settings["run"]["controls"]
+    strength = entries[rows.headline].get("t_star")
+    frame = rows.frames.get(kind)
+    measured = [] if frame is None else list(frame.purifier.unique())
+    chosen = [p for p in measured if entries[p].get("t_star") == strength and p not in controls]
+    return {variant(entries[p]): p for p in sorted(chosen, key=lambda p: _rank(variant(entries[p])))}
+
+
+def _rank(name: str) -> int:
+    return list(VARIANTS).index(name) if name in VARIANTS else len(VARIANTS)
+
+
+def images(count: int) -> str:
+    return f"n = {count} image{'s' if count != 1 else ''}"

@@ -1,0 +1,151 @@
+"""One self-contained page: the answer, the claims, figures, tables, settings, versions, cost, how to repeat it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+PACKAGES = ("torch", "diffusers", "snakemake", "numpy", "scipy", "pandas", "scikit-learn", "scikit-image", "matplotlib", "seaborn")
+TONES = {"pass": "holds", "fail": "does not hold", "inconclusive": "undecided"}
+SELF_CHECKS = ("A0", "A10", "A17")  # of the measurement, not claims of the paper
+
+# What the answer says, in this order; claims that no sentence names are listed in one more.
+SENTENCES: dict[str, Sequence[str]] = {
+    "Purification moves images away from the clean image instead of back to it": ("A1", "A2"),
+    "Where a purified image lands is decided by the noise far more than by the image": ("A3", "A4", "A5", "A7", "A8"),
+    "With the noise fixed, purification compresses the image space around an image": ("A6", "A9"),
+    "Part of the apparent robustness is randomness: it goes when the attacker knows the noise": ("A11",),
+    "Gradients that skip the purifier (BPDA) overstate robustness": ("A16",),
+    "Under fixed noise, robust accuracy is a sigmoid of the compression rate that extrapolates to the clean accuracy, "
+    "as if the bare classifier were attacked with a budget shrunk by that rate": ("A12", "A13", "A14", "A15"),
+    "The measurement passes its own examination": SELF_CHECKS,
+}
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the page shows.
+
+    tables    name -> table; "claims" has the columns claim, statement, paper, ours, low, high, n, verdict, note
+    figures   name -> PNG
+    captions  name -> paragraphs; the first is the title
+    costs     one row per job: rule, s (seconds), max_rss (MiB)
+    settings  configuration of the run;  folder: where its results are, as written in commands
+    """
+
+    tables: Mapping[str, pd.DataFrame]
+    figures: Mapping[str, bytes]
+    captions: Mapping[str, str]
+    costs: pd.DataFrame
+    settings: Mapping[str, Any]
+    folder: str
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence of the answer, its verdict, and the claims behind it."""
+
+    text: str
+    verdict: str
+    claims: Sequence[Mapping[str, Any]]
+
+
+def render(material: Material) -> str:
+    """The page as HTML without references to other files."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"estimate": estimate, "number": number, "duration": duration}
+    claims = material.tables.get("claims", pd.DataFrame({"claim": [], "verdict": []})).to_dict("records")
+    return environment.get_template("report.html.j2").render(
+        folder=material.folder,
+        data=material.settings["dataset"],
+        headline=material.settings["run"]["headline"],
+        claims=claims,
+        words=TONES,
+        counts=_counts([claim for claim in claims if claim["claim"] not in SELF_CHECKS]),
+        answer=list(_answer(claims)),
+        figures=[_figure(name, png, material.captions[name]) for name, png in material.figures.items()],
+        tables={name: cells(table) for name, table in material.tables.items() if name != "claims"},
+        settings=yaml.safe_dump(dict(material.settings), sort_keys=False, allow_unicode=True, width=110),
+        versions=_versions(),
+        costs=_costs(material.costs),
+    )
+
+
+def _counts(claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in TONES}
+
+
+def _answer(claims: Sequence[Mapping[str, Any]]) -> Iterator[Sentence]:
+    """A sentence holds when all its claims do, fails when none does or one of them is alone, and is mixed otherwise."""
+    named = {name for names in SENTENCES.values() for name in names}
+    others = [str(claim["claim"]) for claim in claims if claim["claim"] not in named]
+    for text, names in {**SENTENCES, "Further claims": others}.items():
+        chosen = [claim for claim in claims if claim["claim"] in names]
+        if chosen:
+            verdicts = {str(claim["verdict"]) for claim in chosen}
+            yield Sentence(text, verdicts.pop() if len(verdicts) == 1 else "mixed", chosen)
+
+
+def _figure(name: str, png: bytes, caption: str) -> dict[str, Any]:
+    title, *text = [" ".join(paragraph.split()) for paragraph in caption.strip().split("\n\n")]
+    return {"name": name, "title": title, "text": text, "png": base64.b64encode(png).decode()}
+
+
+def number(value: Any) -> str:
+    """Three significant digits; integers whole; missing values empty."""
+    if isinstance(value, float):
+        return "" if pd.isna(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return "" if value is None else str(value)
+
+
+def estimate(row: Mapping[str, Any], name: str, low: str, high: str) -> str:
+    """Value with its interval: 0.240 [0.231, 0.249]."""
+    value, bounds = row[name], (row.get(low), row.get(high))
+    if any(bound is None or pd.isna(bound) for bound in (value, *bounds)):
+        return number(value)
+    return f"{number(value)} [{number(bounds[0])}, {number(bounds[1])}]"
+
+
+def cells(table: pd.DataFrame) -> dict[str, Any]:
+    """Header and rows of text; `x, x_low, x_high` become one column, and columns without any value go."""
+    shown = [c for c in table.columns if table[c].notna().any()]
+    bounds = {f"{c}{end}" for c in shown for end in ("_low", "_high") if f"{c}_low" in shown and f"{c}_high" in shown}
+    kept = [c for c in shown if c not in bounds]
+    rows = [[estimate(row, c, f"{c}_low", f"{c}_high") for c in kept] for row in table.to_dict("records")]
+    return {"header": [str(c).replace("_", " ") for c in kept], "rows": rows}
+
+
+def duration(seconds: float) -> str:
+    """Time in the unit a person would use."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _costs(jobs: pd.DataFrame) -> dict[str, Any]:
+    """Jobs, summed time, slowest job and largest memory per rule, dearest first, and their totals."""
+    if jobs.empty:
+        return {"rules": [], "jobs": 0, "seconds": 0.0, "memory": float("nan")}
+    grouped = jobs.groupby("rule").agg(jobs=("s", "size"), seconds=("s", "sum"), slowest=("s", "max"), memory=("max_rss", "max"))
+    rules = grouped.sort_values("seconds", ascending=False).reset_index().to_dict("records")
+    return {"rules": rules, "jobs": len(jobs), "seconds": float(jobs.s.sum()), "memory": float(jobs.max_rss.max())}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,115 @@
+"""Per-image rows of a run, by kind of measurement, and the numbers every table starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from purification import statistics
+from purification.statistics import Array, Estimate
+
+KINDS = ("purified", "compression", "distances", "randomness", "jacobian", "audit", "attack_strength")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All rows of a run.
+
+    frames    kind -> rows of all its purifiers, with a column `purifier` (columns: docs/rows.md)
+    settings  configuration of the run
+    """
+
+    frames: Mapping[str, pd.DataFrame]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, files: Mapping[str, Sequence[str]], settings: Mapping[str, Any]) -> Rows:
+        """Read `<kind>: [<folder>/<purifier>.parquet, ...]`."""
+        frames = {}
+        for kind, paths in files.items():
+            parts = [pd.read_parquet(path).assign(purifier=Path(path).stem) for path in paths]
+            frames[kind] = pd.concat(parts, ignore_index=True)
+        return cls(frames, settings)
+
+    @cached_property
+    def resampling(self) -> dict[str, int]:
+        """Arguments of the bootstrap."""
+        return {"resamples": self.settings["evaluation"]["resamples"], "seed": self.settings["seed"]}
+
+    @property
+    def headline(self) -> str:
+        return str(self.settings["run"]["headline"])
+
+    @property
+    def base_attack(self) -> str:
+        return str(self.settings["base_attack"])
+
+    def purified(self, purifier: str, attack: str) -> pd.DataFrame:
+        """Rows of one (purifier, attack), one per image."""
+        frame = self.frames["purified"]
+        return frame[(frame.purifier == purifier) & (frame.attack == attack)]
+
+    def attacks_on(self, purifier: str) -> list[str]:
+        frame = self.frames["purified"]
+        return list(frame[frame.purifier == purifier].attack.unique())
+
+    def select(self, kind: str, purifier: str, model: str = "trained", **equal: Any) -> pd.DataFrame:
+        """Rows of one measurement of one purifier and model ("trained" or its "null" twin)."""
+        frame = self.frames[kind]
+        frame = frame[(frame.purifier == purifier) & (frame.model == model)]
+        for column, value in equal.items():
+            frame = frame[frame[column] == value]
+        return frame
+
+    def has_null(self, kind: str, purifier: str) -> bool:
+        return not self.select(kind, purifier, "null").empty
+
+    def mean(self, values: Any) -> Estimate:
+        """Mean of one number per image with its bootstrap interval."""
+        return statistics.mean_estimate(np.asarray(values, dtype=float), **self.resampling)
+
+    def fixed(self, purifier: str, attack: str) -> Estimate:
+        """Accuracy under the fixed randomness, which is deterministic: a Wilson interval."""
+        correct = fixed_correct(self.purified(purifier, attack))
+        return statistics.wilson(int(correct.sum()), len(correct))
+
+    def compression(self, purifier: str, model: str = "trained", scale: float = 1.0) -> Estimate:
+        """Isotropic compression rate about the centroid, at a multiple of the budget."""
+        return self.mean(self.select("compression", purifier, model, probe_scale=scale).compression)
+
+    def budget_curve(self, purifier: str) -> pd.DataFrame:
+        """Accuracy with its interval for every (scale, steps) of the attack-strength measurement."""
+        frame = self.frames["attack_strength"]
+        rows = []
+        for (scale, steps), group in frame[frame.purifier == purifier].groupby(["scale", "steps"]):
+            estimate = statistics.wilson(int(group.correct.sum()), len(group))
+            rows.append(
+                {"scale": scale, "steps": steps, "epsilon": group.epsilon.iloc[0], **columns("robust", estimate)}
+            )
+        return pd.DataFrame(rows)
+
+
+def fixed_correct(frame: pd.DataFrame) -> Array:
+    """(n,) correct under the fixed randomness."""
+    return np.asarray(frame.fixed == frame.label)
+
+
+def varied_correct(frame: pd.DataFrame) -> Array:
+    """(n, M) correct on every fresh draw."""
+    return np.asarray(np.stack(frame.varied.to_list()) == frame.label.to_numpy()[:, None])
+
+
+def columns(name: str, estimate: Estimate) -> dict[str, float | int]:
+    """Four table columns of an estimate."""
+    return {
+        name: estimate.value,
+        f"{name}_low": estimate.low,
+        f"{name}_high": estimate.high,
+        f"{name}_n": estimate.n,
+    }

@@ -1,0 +1,227 @@
+"""Tables, each a function of the rows; every rate with its 95 % interval and its n."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from purification import statistics
+from purification.reporting import law
+from purification.reporting.claims import attack_checks, controls, judge_all
+from purification.reporting.rows import Rows, columns, fixed_correct, varied_correct
+
+CUTS = (0.25, 1.0)
+
+
+def robustness(rows: Rows) -> pd.DataFrame:
+    """Accuracy of every (purifier, attack) under each estimand.
+
+    avg        mean over fresh draws;  wor_N  right in all of N resubmissions;  mv_K  plurality of K draws
+               (wor and mv only where enough draws were made)
+    fixed      under the fixed randomness (the one an attack with knowledge "both" was made for)
+    unpurified the bare classifier on the same images
+    """
+    records = []
+    for (purifier, attack), frame in rows.frames["purified"].groupby(["purifier", "attack"], sort=False):
+        fixed, bare = fixed_correct(frame), np.asarray(frame.unpurified == frame.label)
+        record = {"purifier": purifier, "attack": attack, "n": len(frame)}
+        record |= _three("fixed", statistics.wilson(int(fixed.sum()), len(frame)))
+        record |= _varied(rows, frame)
+        records.append({**record, **_three("unpurified", statistics.wilson(int(bare.sum()), len(frame)))})
+    return pd.DataFrame(records)
+
+
+def _varied(rows: Rows, frame: pd.DataFrame) -> dict[str, float]:
+    """Estimands over the fresh draws of one (purifier, attack)."""
+    evaluation, correct = rows.settings["evaluation"], varied_correct(frame)
+    worst, votes, draws = evaluation["worst_of"], evaluation["votes"], correct.shape[1]
+    record = {"draws": draws, **_three("avg", rows.mean(statistics.average_robustness(correct)))}
+    if draws >= worst:
+        record |= _three(f"wor_{worst}", rows.mean(statistics.worst_of(correct, worst)))
+    if draws >= votes:
+        predictions, labels = np.stack(frame.varied.to_list()), frame.label.to_numpy()
+        majority = statistics.majority_vote(
+            predictions, labels, votes, subsets=evaluation["vote_subsets"], seed=rows.settings["seed"]
+        )
+        record |= _three(f"mv_{votes}", rows.mean(majority))
+    return record
+
+
+def _three(name: str, estimate: statistics.Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def paired(rows: Rows) -> pd.DataFrame:
+    """Paired comparisons on the same images: fixed-randomness accuracy of every purifier against the headline's.
+
+    difference with its bootstrap interval over images, and the exact McNemar p-value.
+    """
+    reference, records = rows.purified(rows.headline, rows.base_attack), []
+    for purifier in rows.settings["run"]["sweep"]:
+        if purifier == rows.headline:
+            continue
+        other = fixed_correct(rows.purified(purifier, rows.base_attack))
+        own = fixed_correct(reference)
+        difference = rows.mean(other.astype(float) - own.astype(float))
+        p = statistics.mcnemar(other, own)
+        pair = {"purifier": purifier, "against": rows.headline, **columns("difference", difference)}
+        records.append({**pair, "mcnemar_p": p})
+    return pd.DataFrame(records)
+
+
+def compression(rows: Rows) -> pd.DataFrame:
+    """Compression rate by purifier and probe size, with the null model's and the excess over it."""
+    records = []
+    for (purifier, scale), _ in rows.frames["compression"].groupby(["purifier", "probe_scale"], sort=False):
+        own = rows.select("compression", purifier, probe_scale=scale)
+        record = {"purifier": purifier, "probe_scale": scale, **columns("compression", rows.mean(own.compression))}
+        record |= _three("anchor", rows.mean(own.compression_anchor))
+        records.append({**record, **_excess(rows, "compression", purifier, "compression", probe_scale=scale)})
+    return pd.DataFrame(records)
+
+
+def _excess(rows: Rows, kind: str, purifier: str, column: str, **equal: object) -> dict[str, float]:
+    """The null model's mean and the paired excess over it."""
+    if not rows.has_null(kind, purifier):
+        return {"null": np.nan, "excess": np.nan, "excess_low": np.nan, "excess_high": np.nan}
+    own = rows.select(kind, purifier, "trained", **equal)[column].to_numpy()
+    null = rows.select(kind, purifier, "null", **equal)[column].to_numpy()
+    return {"null": float(np.nanmean(null)), **_three("excess", rows.mean(own - null))}
+
+
+def directional_compression(rows: Rows) -> pd.DataFrame:
+    """Compression along adversarial directions, split by whether the defence held, over the isotropic rate."""
+    records = []
+    for (purifier, attack), frame in rows.frames["purified"].groupby(["purifier", "attack"], sort=False):
+        moved = frame[frame.compression.notna()]
+        isotropic = rows.compression(str(purifier)).value
+        held = fixed_correct(moved)
+        for outcome, chosen in (("all", moved), ("held", moved[held]), ("fooled", moved[~held])):
+            if chosen.empty:
+                continue
+            estimate = rows.mean(chosen.compression)
+            record = {"purifier": purifier, "attack": attack, "outcome": outcome, **columns("compression", estimate)}
+            records.append({**record, "over_isotropic": estimate.value / isotropic if isotropic else np.nan})
+    return pd.DataFrame(records)
+
+
+def randomness(rows: Rows) -> pd.DataFrame:
+    """Direction correlations (both definitions) and radii, with the null model's and the excess over it."""
+    frame = rows.frames["randomness"]
+    quantities = [c for c in frame.columns if c.startswith(("correlation", "radius"))]
+    records = []
+    for purifier in frame.purifier.unique():
+        for quantity in quantities:
+            own = rows.select("randomness", purifier)[quantity]
+            if own.notna().any():
+                record = {"purifier": purifier, "quantity": quantity, **columns("value", rows.mean(own))}
+                records.append({**record, **_excess(rows, "randomness", purifier, quantity)})
+    return pd.DataFrame(records)
+
+
+def distances(rows: Rows) -> pd.DataFrame:
+    """l2, linf and SSIM to the clean image before and after purification, by start, with the null model's end."""
+    records = []
+    frame = rows.frames["distances"]
+    for (purifier, start), _ in frame.groupby(["purifier", "start"], sort=False):
+        path = rows.select("distances", purifier, start=start)
+        for metric in ("l2", "linf", "ssim"):
+            begin = path[path.position == 0.0][metric]
+            end = path[path.position == 2.0][metric]
+            record = {"purifier": purifier, "start": start, "metric": metric}
+            record |= {**_three("before", rows.mean(begin)), **columns("after", rows.mean(end))}
+            records.append({**record, **_excess(rows, "distances", purifier, metric, start=start, position=2.0)})
+    return pd.DataFrame(records)
+
+
+def spectrum(rows: Rows) -> pd.DataFrame:
+    """Singular values of the Jacobian at fixed noise, and the matrix-free estimates beside the full ones."""
+    records = []
+    for (purifier, model), frame in rows.frames["jacobian"].groupby(["purifier", "model"], sort=False):
+        values = np.stack(frame.singular_values.to_list())
+        mean_square = np.square(values).mean(axis=1)
+        records.append(
+            {
+                "purifier": purifier,
+                "model": model,
+                "n": len(frame),
+                **_three("below_0.25", rows.mean((values < CUTS[0]).mean(axis=1))),
+                **_three("above_1", rows.mean((values > CUTS[1]).mean(axis=1))),
+                **_three("rms", rows.mean(np.sqrt(mean_square))),
+                "rms_matrix_free": float(np.sqrt(frame.hutchinson).mean()),
+                "rms_small_probes": float(frame.compression_small.mean()),
+                "largest": float(values[:, 0].mean()),
+                "largest_matrix_free": float(frame.largest_matrix_free.mean()),
+                "trace_over_d": float((frame.trace / values.shape[1]).mean()),
+            }
+        )
+    return pd.DataFrame(records)
+
+
+def fit(rows: Rows) -> pd.DataFrame:
+    """Sigmoid parameters with intervals, goodness with and without the anchor, and the intercept."""
+    return law.fits(rows, law.points(rows))[0]
+
+
+def points(rows: Rows) -> pd.DataFrame:
+    """The points of the compression-robustness relation and their residual from the sigmoid."""
+    table = law.points(rows)
+    fitted = law.fit(table[table.role == "sweep"], "scaled")
+    return table.assign(residual=table.robust - fitted.predict(table.compression.to_numpy()))
+
+
+def prediction(rows: Rows) -> pd.DataFrame:
+    """Leave-one-purifier-out prediction: error in percentage points and interval coverage, by predictor."""
+    made = law.predictions(rows, law.points(rows))
+    made["error"] = 100.0 * (made.predicted - made.observed).abs()
+    made["covered"] = (made.low <= made.observed) & (made.observed <= made.high)
+    records = []
+    for (subset, predictor), group in made.groupby(["subset", "predictor"], sort=False):
+        covered = statistics.wilson(int(group.covered.sum()), len(group))
+        record = {"subset": subset, "predictor": predictor, **columns("error_points", rows.mean(group.error))}
+        records.append({**record, "worst_error_points": group.error.max(), **_three("coverage", covered)})
+    return pd.DataFrame(records).assign(nominal_coverage=rows.settings["fit"]["level"])
+
+
+def attack_strength(rows: Rows) -> pd.DataFrame:
+    """Accuracy with known randomness against the attack's budget and steps."""
+    names = rows.frames["attack_strength"].purifier.unique()
+    return pd.concat([rows.budget_curve(n).assign(purifier=n) for n in names]).set_index("purifier").reset_index()
+
+
+def audit(rows: Rows) -> pd.DataFrame:
+    """Everything the evaluation checks about itself."""
+    checks = [{"check": n, "holds": bool(ok), "seen": seen} for n, (ok, seen) in attack_checks(rows).items()]
+    return pd.DataFrame(checks)
+
+
+def settings(rows: Rows) -> pd.DataFrame:
+    """Every purifier as configured, with its noise index, first denoising index and budget."""
+    records = []
+    for name, entry in rows.settings["purifiers"].items():
+        t_star = entry.get("t_star")
+        index = t_star - 1 if t_star and entry.get("forward_noise") else None
+        first = t_star - 1 if t_star else None
+        records.append({"purifier": name, "noise_index": index, "first_denoise_index": first, **entry})
+    return pd.DataFrame(records)
+
+
+TABLES: dict[str, Callable[[Rows], pd.DataFrame]] = {
+    "claims": judge_all,
+    "robustness": robustness,
+    "points": points,
+    "fit": fit,
+    "prediction": prediction,
+    "controls": controls,
+    "compression": compression,
+    "directional_compression": directional_compression,
+    "randomness": randomness,
+    "distances": distances,
+    "spectrum": spectrum,
+    "attack_strength": attack_strength,
+    "paired": paired,
+    "audit": audit,
+    "settings": settings,
+}

@@ -1,0 +1,87 @@
+"""Figures and the report."""
+
+# Figure -> kinds of rows it reads. "fitted", "samples" and "losses" below are the other files some figures need.
+FIGURES = {
+    "compression_robustness": ["attack_strength"],
+    "prediction": [],
+    "robustness": ["purified"],
+    "distances": ["distances"],
+    "randomness": ["randomness"],
+    "spectrum": ["jacobian"],
+    "budget": ["attack_strength"],
+    "images": ["purified"],
+    "training": [],
+}
+HEADLINE = config["run"]["headline"]
+TRAINED = [("classifiers", config["classifier"])] + [
+    ("denoisers", name) for name, entry in config["denoisers"].items() if entry["kind"] == "unet"
+]
+FIGURE_FILES = {
+    "compression_robustness": {"fitted": list(FITTED.values())},
+    "prediction": {"fitted": list(FITTED.values())},
+    "images": {"samples": [f"{RESULTS}/purified/{HEADLINE}.safetensors"]},
+    "training": {"losses": [f"{RESULTS}/models/{kind}/{name}/losses.parquet" for kind, name in TRAINED]},
+}
+
+
+def figure_inputs(figure):
+    """Rows and other files of a figure, by name."""
+    return {**{kind: rows_of(kind) for kind in FIGURES[figure]}, **FIGURE_FILES.get(figure, {})}
+
+
+def caption_of(figure):
+    """Text of a caption: a parameter of the report, so that rewording it redraws nothing."""
+    return (ROOT / f"docs/captions/{figure}.rst").read_text()
+
+
+def text_digest(path):
+    """Hash of a file that is neither configuration nor Python."""
+    return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:16]
+
+
+for figure in FIGURES:
+
+    rule:
+        name:
+            f"render_figures_{figure}"
+        input:
+            **figure_inputs(figure),
+        output:
+            pdf=f"{RESULTS}/figures/{figure}.pdf",
+            png=report(
+                f"{RESULTS}/figures/{figure}.png", caption=f"../docs/captions/{figure}.rst", category="Figures"
+            ),
+        log:
+            f"{RESULTS}/logs/render_figures/{figure}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/render_figures/{figure}.tsv"
+        params:
+            figure=figure,
+            settings=report_settings(),
+            code=code("render_figures"),
+        message:
+            "Drawing figure {params.figure}"
+        script:
+            "../workflow_scripts/render_figures.py"
+
+
+rule render_report:
+    input:
+        tables=expand(f"{RESULTS}/tables/{{name}}.csv", name=TABLES),
+        figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=FIGURES),
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        f"{RESULTS}/logs/render_report.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/render_report.tsv"
+    params:
+        captions={figure: caption_of(figure) for figure in FIGURES},
+        template=text_digest("purification/reporting/report.html.j2"),
+        benchmarks=f"{RESULTS}/benchmarks",
+        settings=report_settings(),
+        code=code("render_report"),
+    message:
+        "Writing the report"
+    script:
+        "../workflow_scripts/render_report.py"

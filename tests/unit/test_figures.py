@@ -1,0 +1,259 @@
+"""Figures and report on made-up rows: each is drawn, twice the same, with whatever is missing, and without torch."""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from matplotlib.figure import Figure
+
+from purification.reporting import law
+from purification.reporting.figures import FIGURES, Extras, draw, save
+from purification.reporting.report import Material, render
+from purification.reporting.rows import KINDS, Rows
+
+ROOT = Path(__file__).parents[2]
+IMAGES, DRAWS, SIDE = 12, 10, 6
+MODELS = {"trained": 1.0, "null": 0.8}
+
+
+def settings() -> dict[str, Any]:
+    """The default configuration with a cheap bootstrap."""
+    chosen: dict[str, Any] = yaml.safe_load((ROOT / "config/default.yaml").read_text())
+    chosen["evaluation"].update(resamples=40, vote_subsets=3)
+    return chosen
+
+
+def rate(entry: dict[str, Any]) -> float:
+    """Made-up compression rate of a purifier."""
+    if entry["kind"] in ("constant", "blur"):
+        return {"constant": 0.0, "blur": 0.35}[entry["kind"]]
+    return float(1.0 / (1.0 + entry.get("t_star", 0) / 60.0))
+
+
+def purified(run: dict[str, Any], purifier: str, rng: np.random.Generator) -> pd.DataFrame:
+    entry, parts = run["purifiers"][purifier], []
+    own = [attack for attack, names in run["run"]["attacks"].items() if purifier in names]
+    robust = 0.9 / (1.0 + np.exp(12.0 * (rate(entry) - 0.35)))
+    for attack in ["clean", "random", "transfer", run["base_attack"], *own]:
+        chance = 0.9 if attack in ("clean", "random", "transfer") else robust
+        label = rng.integers(0, 10, IMAGES)
+        right = rng.random((IMAGES, DRAWS + 2)) < chance
+        seen = np.where(right, label[:, None], (label[:, None] + 1) % 10)
+        columns = {
+            "attack": attack,
+            "image": range(IMAGES),
+            "label": label,
+            "unpurified": seen[:, 0],
+            "fixed": seen[:, 1],
+        }
+        parts.append(pd.DataFrame({**columns, "varied": list(seen[:, 2:])}))
+    return pd.concat(parts).assign(purifier=purifier)
+
+
+def per_image(names: list[str], build: Any, **fixed: Any) -> pd.DataFrame:
+    """One row per (purifier, model, image); build(purifier, factor of the model) gives the columns."""
+    rows = [
+        {"purifier": name, "model": model, "image": image, **fixed, **build(name, factor)}
+        for name in names
+        for model, factor in MODELS.items()
+        for image in range(IMAGES)
+    ]
+    return pd.DataFrame(rows)
+
+
+def distances(names: list[str], rng: np.random.Generator) -> pd.DataFrame:
+    """Paths that go up during noise injection and come back half the way."""
+    parts = []
+    for position in np.linspace(0.0, 2.0, 7):
+        height = 1.0 + 3.0 * position if position <= 1.0 else 4.0 - 1.5 * (position - 1.0)
+
+        def build(name: str, factor: float, height: float = height) -> dict[str, float]:
+            l2 = factor * height + 0.1 * rng.random()
+            return {"l2": l2, "linf": 0.1 * l2, "ssim": 1.0 - 0.1 * l2}
+
+        parts.append(per_image(names, build, start="adversarial", half="forward", position=position))
+    return pd.concat(parts, ignore_index=True)
+
+
+def randomness_row(rng: np.random.Generator) -> dict[str, float]:
+    centres = {"fixed": (0.93, 0.3), "varied": (0.25, 2.0), "both": (0.24, 2.05)}
+    row = {"radius_before": 0.7 + 0.02 * rng.random()}
+    for condition, (correlation, radius) in centres.items():
+        for column in ("correlation", "correlation_from_clean"):
+            row[f"{column}_{condition}"] = correlation + 0.02 * rng.random()
+        row[f"radius_{condition}"] = radius + 0.1 * rng.random()
+    return row
+
+
+def spectrum_row(factor: float) -> dict[str, Any]:
+    values = factor * 1.2 * np.exp(-np.arange(SIDE**2) / 6.0)
+    rms = float(np.sqrt(np.square(values).mean()))
+    return {"singular_values": values, "hutchinson": rms**2, "largest_matrix_free": values[0], "compression_small": rms}
+
+
+def strength(run: dict[str, Any], purifier: str, rng: np.random.Generator) -> pd.DataFrame:
+    parts = []
+    for variation in run["run"]["attack_strength"][purifier]:
+        correct = rng.random(IMAGES) < 1.0 / (1.0 + np.exp(12.0 * (variation["scale"] - 0.35)))
+        head = {"purifier": purifier, **variation, "epsilon": variation["scale"] * run["threat"]["epsilon"]}
+        parts.append(pd.DataFrame({**head, "image": range(IMAGES), "correct": correct}))
+    return pd.concat(parts)
+
+
+def made_up_rows() -> Rows:
+    run, rng = settings(), np.random.default_rng(0)
+    lists = run["run"]
+    names = [*lists["sweep"], *lists["controls"]]
+    frames = {
+        "purified": pd.concat([purified(run, name, rng) for name in names], ignore_index=True),
+        "compression": per_image(
+            names, lambda p, f: {"compression": f * rate(run["purifiers"][p]) + 0.02 * rng.random()}, probe_scale=1.0
+        ),
+        "distances": distances(lists["distances"], rng),
+        "randomness": per_image(lists["randomness"], lambda p, f: randomness_row(rng)),
+        "jacobian": per_image(lists["jacobian"], lambda p, f: spectrum_row(f)),
+        "attack_strength": pd.concat([strength(run, p, rng) for p in lists["attack_strength"]], ignore_index=True),
+    }
+    return Rows(frames, run)
+
+
+def made_up_extras(rows: Rows) -> Extras:
+    table = law.points(rows)
+    parameters, curves = law.fits(rows, table)
+    fitted = {"points": table, "parameters": parameters, "curves": curves, "predictions": law.predictions(rows, table)}
+    rng = np.random.default_rng(1)
+    keys = [f"{attack}/{kind}" for attack in ("clean", rows.base_attack) for kind in ("input", "purified")]
+    samples = {key: rng.random((4, 1, SIDE, SIDE), dtype=np.float32) for key in keys}
+    losses = pd.DataFrame({"step": range(60), "loss": np.exp(-np.arange(60) / 20.0) + 0.1 * rng.random(60)})
+    return Extras(fitted, samples, {"classifier": losses, "denoiser": losses})
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    return made_up_rows()
+
+
+@pytest.fixture(scope="module")
+def extras(rows: Rows) -> Extras:
+    return made_up_extras(rows)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_drawn_twice_with_the_same_bytes(name: str, rows: Rows, extras: Extras, tmp_path: Path) -> None:
+    for copy_number in (1, 2):
+        figure = draw(name, rows, extras)
+        assert isinstance(figure, Figure)
+        save(figure, pdf=tmp_path / f"{copy_number}.pdf", png=tmp_path / f"{copy_number}.png")
+    for kind in ("pdf", "png"):
+        first, second = (tmp_path / f"{number}.{kind}" for number in (1, 2))
+        assert first.read_bytes() == second.read_bytes()
+    assert (tmp_path / "1.png").read_bytes().startswith(b"\x89PNG")
+    assert b"/Type3" not in (tmp_path / "1.pdf").read_bytes()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_without_rows_is_still_a_figure(name: str) -> None:
+    assert isinstance(draw(name, Rows({}, settings()), Extras()), Figure)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_draws_what_exists(name: str, rows: Rows, extras: Extras) -> None:
+    run = copy.deepcopy(rows.settings)
+    few = [rows.headline, run["run"]["sweep"][0], "identity"]
+    frames = {kind: frame[frame.purifier.isin(few)] for kind, frame in rows.frames.items()}
+    frames["purified"] = frames["purified"][frames["purified"].attack.isin(["clean", rows.base_attack])]
+    fitted = {
+        "points": extras.fitted["points"],
+        "parameters": pd.DataFrame(),
+        "curves": pd.DataFrame(),
+        "predictions": pd.DataFrame(),
+    }
+    assert isinstance(draw(name, Rows(frames, run), Extras(fitted)), Figure)
+
+
+def test_every_figure_has_a_caption() -> None:
+    captions = {path.stem for path in (ROOT / "docs/captions").glob("*.rst")}
+    assert captions == set(FIGURES)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{root!r}, {tests!r}]
+from test_figures import made_up_extras, made_up_rows
+from purification.reporting.figures import FIGURES, draw, save
+import workflow_scripts.render_figures, workflow_scripts.render_report
+rows = made_up_rows()
+extras = made_up_extras(rows)
+for name in ("compression_robustness", "images"):
+    save(draw(name, rows, extras), pdf=Path({out!r}, name + ".pdf"), png=Path({out!r}, name + ".png"))
+assert "torch" not in sys.modules, "drawing imported torch"
+"""
+
+
+def test_drawing_needs_no_torch_and_repeats_across_processes(tmp_path: Path) -> None:
+    for seed in ("1", "2"):
+        out = tmp_path / seed
+        out.mkdir()
+        script = SCRIPT.format(root=str(ROOT), tests=str(Path(__file__).parent), out=str(out))
+        subprocess.run([sys.executable, "-c", script], check=True, env={"PYTHONHASHSEED": seed, "PATH": ""})
+    for path in (tmp_path / "1").iterdir():
+        assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes()
+
+
+VERDICTS = ("pass", "fail", "inconclusive")
+
+
+def material() -> Material:
+    claims = pd.DataFrame(
+        [
+            {
+                "claim": f"A{i}", "statement": f"statement <{i}>", "paper": ".5", "ours": 0.5, "low": 0.4, "high": 0.6, "n": 9,
+                "verdict": VERDICTS[i % 3], "note": f"note {i}",
+            }
+            for i in range(18)
+        ]
+    )  # fmt: skip
+    return Material(
+        tables={"claims": claims, "fit": pd.DataFrame({"k": [12.0], "k_low": [10.0], "k_high": [14.0]})},
+        figures={"distances": b"\x89PNG distances"},
+        captions={"distances": "Distances.\n\nWhat to read from it."},
+        costs=pd.DataFrame({"rule": ["attack_images"] * 2, "s": [10.0, 50.0], "max_rss": [100.0, 300.0]}),
+        settings=settings(),
+        folder="results",
+    )
+
+
+def test_the_report_holds_every_claim_and_the_answer() -> None:
+    page = render(material())
+    for i in range(18):
+        assert f">A{i}<" in page and f"statement &lt;{i}&gt;" in page and f"note {i}" in page
+    assert page.count('class="verdict pass"') == 6
+    assert "snakemake --cores all results/figures/distances.pdf" in page
+    assert "headline: ddpm" in page
+    assert re.search(r"attack_images.*?1 min", page, re.DOTALL)
+
+
+def test_the_report_loads_nothing_from_elsewhere() -> None:
+    page = render(material())
+    sources = re.findall(r'(?:src|href|url|srcset|data)\s*[=(]\s*["\']?([^"\'\s)>]+)', page)
+    assert sources and all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
+    assert not re.search(r"@import|<script|<link|<iframe", page)
+
+
+def test_kinds_named_by_the_rules_exist() -> None:
+    rules = (ROOT / "rules/figures.smk").read_text()
+    listed = re.search(r"FIGURES = \{(.*?)\n\}", rules, re.DOTALL)
+    assert listed is not None
+    entries = yaml.safe_load("{" + listed.group(1) + "}")
+    assert set(entries) == set(FIGURES)
+    assert {kind for kinds in entries.values() for kind in kinds} <= set(KINDS)
