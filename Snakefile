@@ -17,15 +17,13 @@ include: "rules/attacks.smk"
 include: "rules/measurements.smk"
 include: "rules/analysis.smk"
 include: "rules/rendering.smk"
+include: "rules/figures.smk"
+include: "rules/targets.smk"
 
 
 wildcard_constraints:
     purifier=one_of(config["purifiers"]),
     attack=one_of(config["attacks"]),
-
-
-localrules:
-    all,
 
 
 rule all:

@@ -108,6 +108,10 @@ def attack(
     for step in track(range(pgd.steps + 1), "attack"):
         some_ids = [ids[i] for i in active.tolist()]
         loss, gradient, accuracy = _averaged(defence, x[active], labels[active], some_ids, source, pgd, step, kept)
+        if not (torch.isfinite(loss).all() and torch.isfinite(gradient).all()):
+            raise ValueError(
+                "expected a finite loss and gradient, got NaN or infinity — the defence is not differentiable"
+            )
         broken = accuracy == 0 if pgd.stop_when_broken else torch.zeros(len(active), dtype=torch.bool)
         better = (
             (loss > best.loss[active]) | broken if pgd.select == "best" else torch.ones(len(active), dtype=torch.bool)

@@ -91,6 +91,7 @@ def _form(name: str, clean: float) -> tuple[Callable[..., Array], tuple[str, ...
     return forms[name]
 
 
+SIGMOID_PREDICTORS = ("compression", "null compression")
 FORMS = ("scaled", "anchored", "logistic")
 
 
@@ -153,7 +154,7 @@ def leave_one_out(
 ) -> list[Prediction]:
     """Predict every purifier from a fit to the others.
 
-    features  "compression" (sigmoid, scaled form) and baselines such as "clean_accuracy" and "t_star" (straight lines);
+    features  those of `SIGMOID_PREDICTORS` predict with the scaled sigmoid, the others with a straight line;
               "constant" (mean of the others) is always added
     The interval of a prediction covers `level` under a Student law whose spread is that of the other points' own
     leave-one-out residuals (their sampling noise included).
@@ -175,7 +176,7 @@ def _predict_left_out(name: str, x: Array, y: Array, n: Array, i: int, clean: fl
     keep = np.arange(len(y)) != i
     if name == "constant":
         return float(y[keep].mean())
-    if name != "compression":
+    if name not in SIGMOID_PREDICTORS:
         return float(np.clip(_regression(x[keep], y[keep], x[i]), 0.0, 1.0))
     counts = [int(v) for v in n[keep]]
     fitted = fit_sigmoid("scaled", list(x[keep]), list(y[keep]), counts, clean=clean)

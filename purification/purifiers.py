@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,10 +162,11 @@ def load_factory(path: Path, factory: str) -> Callable[..., Any]:
     """Function `factory` of a Python file; raises ValueError when the file or the name is missing."""
     if not path.is_file():
         raise ValueError(f"expected a Python file at {path}, found none — correct `path`")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"user_code.{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"expected a Python file at {path}, got something that cannot be imported — use a .py file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     if not hasattr(module, factory):
         raise ValueError(f"expected a function {factory!r} in {path}, found none — correct `factory`")

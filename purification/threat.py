@@ -69,6 +69,10 @@ class ThreatModel:
         """A point of the ball from uniform numbers in [-1, 1)."""
         return self.project(images + self.epsilon * uniform, images)
 
+    def random(self, normal: Tensor, images: Tensor) -> Tensor:
+        """A random perturbation as large as the budget, from standard normals: the control of every attack."""
+        return self.project(images + self.epsilon * NORMS[self.norm].direction(normal), images)
+
     def check(self, adversarial: Tensor, images: Tensor) -> None:
         """Raise ValueError unless every adversarial image is finite, in the ball and in the box."""
         if not torch.isfinite(adversarial).all():

@@ -13,6 +13,8 @@ rule fit_compression_robustness:
         f"{RESULTS}/logs/fit_compression_robustness.log",
     benchmark:
         f"{RESULTS}/benchmarks/fit_compression_robustness.tsv"
+    conda:
+        "../envs/report.yaml"
     params:
         settings=report_settings(),
         code=code("fit_compression_robustness"),

@@ -14,6 +14,8 @@ rule attack_images:
         f"{RESULTS}/logs/attack_images/{{attack}}/{{purifier}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/attack_images/{{attack}}/{{purifier}}.tsv"
+    conda:
+        "../envs/compute.yaml"
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=lambda wildcards: attack_settings(wildcards.attack),
@@ -40,6 +42,8 @@ rule purify_images:
         f"{RESULTS}/logs/purify_images/{{purifier}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/purify_images/{{purifier}}.tsv"
+    conda:
+        "../envs/compute.yaml"
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         attacks=lambda wildcards: list(judged_attacks(wildcards.purifier)),
@@ -64,6 +68,8 @@ rule measure_attack_strength:
         f"{RESULTS}/logs/measure_attack_strength/{{purifier}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/measure_attack_strength/{{purifier}}.tsv"
+    conda:
+        "../envs/compute.yaml"
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=attack_settings(config["base_attack"]),

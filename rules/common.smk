@@ -83,8 +83,8 @@ def user_code_of(wildcards):
 
 def evaluation(**extra):
     """Settings every evaluation job shares."""
-    shared = {key: config[key] for key in ("seed", "device", "memory_bytes", "batch_size")}
-    return {**shared, "subset": config["evaluation"]["subset"], "epsilon": config["threat"]["epsilon"], **extra}
+    shared = {key: config[key] for key in ("seed", "device", "batch_size")}
+    return {**shared, **config["threat"], "subset": config["evaluation"]["subset"], **extra}
 
 
 def attack_settings(name):
@@ -104,7 +104,7 @@ def adversarial(attack, purifier):
 def judged_attacks(purifier):
     """Names and files of the adversarial images a purifier is judged on; "transfer" is the undefended classifier's."""
     own = {attack: adversarial(attack, purifier) for attack in attacks_on(purifier)}
-    return {**own, "transfer": adversarial(config["base_attack"], "identity")}
+    return {**own, "transfer": TRANSFER}
 
 
 def judging(purifier):
@@ -114,6 +114,7 @@ def judging(purifier):
     return evaluation(images=settings["images"], samples=settings["samples"], draws=draws)
 
 
+TRANSFER = f"{RESULTS}/adversarial/{config['transfer_attack']}/identity.safetensors"
 EVALUATED = list(dict.fromkeys([*config["run"]["sweep"], *config["run"]["controls"]]))
 
 MEASURED = {
@@ -129,5 +130,8 @@ def rows_of(kind):
 
 
 def report_settings():
-    """Configuration that tables, figures and claims read: all of it but places and machine settings."""
-    return {key: value for key, value in config.items() if key not in ("results", "device", "memory_bytes")}
+    """Configuration that tables, figures and claims read: nothing about places, machines or entries that do not run."""
+    settings = {key: value for key, value in config.items() if key not in ("results", "device", "memory_bytes")}
+    attacks = [config["base_attack"], config["transfer_attack"], *config["run"]["attacks"]]
+    settings["purifiers"] = {name: config["purifiers"][name] for name in EVALUATED}
+    return {**settings, "attacks": {name: config["attacks"][name] for name in attacks}}

@@ -2,7 +2,7 @@
 
 # Figure -> kinds of rows it reads. "fitted", "samples" and "losses" below are the other files some figures need.
 FIGURES = {
-    "compression_robustness": ["attack_strength"],
+    "compression_robustness": ["purified", "attack_strength"],
     "prediction": [],
     "robustness": ["purified"],
     "distances": ["distances"],
@@ -48,13 +48,13 @@ for figure in FIGURES:
             **figure_inputs(figure),
         output:
             pdf=f"{RESULTS}/figures/{figure}.pdf",
-            png=report(
-                f"{RESULTS}/figures/{figure}.png", caption=f"../docs/captions/{figure}.rst", category="Figures"
-            ),
+            png=report(f"{RESULTS}/figures/{figure}.png", caption=f"../docs/captions/{figure}.rst", category="Figures"),
         log:
             f"{RESULTS}/logs/render_figures/{figure}.log",
         benchmark:
             f"{RESULTS}/benchmarks/render_figures/{figure}.tsv"
+        conda:
+            "../envs/report.yaml"
         params:
             figure=figure,
             settings=report_settings(),
@@ -75,6 +75,8 @@ rule render_report:
         f"{RESULTS}/logs/render_report.log",
     benchmark:
         f"{RESULTS}/benchmarks/render_report.tsv"
+    conda:
+        "../envs/report.yaml"
     params:
         captions={figure: caption_of(figure) for figure in FIGURES},
         template=text_digest("purification/reporting/report.html.j2"),

@@ -8,13 +8,15 @@ rule measure_distances:
         denoiser=denoiser_of,
         null=null_of,
         user_code=user_code_of,
-        adversarial=adversarial(config["base_attack"], "identity"),
+        adversarial=TRANSFER,
     output:
         f"{RESULTS}/distances/{{purifier}}.parquet",
     log:
         f"{RESULTS}/logs/measure_distances/{{purifier}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/measure_distances/{{purifier}}.tsv"
+    conda:
+        "../envs/compute.yaml"
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["distances"]),
@@ -38,6 +40,8 @@ rule measure_randomness:
         f"{RESULTS}/logs/measure_randomness/{{purifier}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/measure_randomness/{{purifier}}.tsv"
+    conda:
+        "../envs/compute.yaml"
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["randomness"]),
@@ -61,6 +65,8 @@ rule measure_compression:
         f"{RESULTS}/logs/measure_compression/{{purifier}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/measure_compression/{{purifier}}.tsv"
+    conda:
+        "../envs/compute.yaml"
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["compression"]),
@@ -84,6 +90,8 @@ rule compute_jacobian:
         f"{RESULTS}/logs/compute_jacobian/{{purifier}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/compute_jacobian/{{purifier}}.tsv"
+    conda:
+        "../envs/compute.yaml"
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["jacobian"]),
@@ -107,6 +115,8 @@ rule audit_gradients:
         f"{RESULTS}/logs/audit_gradients/{{purifier}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/audit_gradients/{{purifier}}.tsv"
+    conda:
+        "../envs/compute.yaml"
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["audit"]),

@@ -9,6 +9,8 @@ rule prepare_dataset:
         f"{RESULTS}/logs/prepare_dataset.log",
     benchmark:
         f"{RESULTS}/benchmarks/prepare_dataset.tsv"
+    conda:
+        "../envs/compute.yaml"
     params:
         name=config["dataset"],
         settings=config["datasets"][config["dataset"]],
@@ -32,6 +34,8 @@ rule train_classifier:
         f"{RESULTS}/logs/train_classifier/{{classifier}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train_classifier/{{classifier}}.tsv"
+    conda:
+        "../envs/compute.yaml"
     params:
         settings=lookup("classifiers/{classifier}", within=config),
         seed=config["seed"],
@@ -56,6 +60,8 @@ rule train_denoiser:
         f"{RESULTS}/benchmarks/train_denoiser/{{denoiser}}.tsv"
     wildcard_constraints:
         denoiser=one_of(name for name, entry in config["denoisers"].items() if entry["kind"] == "unet"),
+    conda:
+        "../envs/compute.yaml"
     params:
         settings=lookup("denoisers/{denoiser}", within=config),
         seed=config["seed"],
@@ -79,6 +85,8 @@ rule fit_null_model:
         f"{RESULTS}/benchmarks/fit_null_model/{{denoiser}}.tsv"
     wildcard_constraints:
         denoiser=one_of(name for name, entry in config["denoisers"].items() if entry["kind"] == "gaussian"),
+    conda:
+        "../envs/compute.yaml"
     params:
         code=code("fit_null_model"),
     message:

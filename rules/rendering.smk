@@ -1,4 +1,4 @@
-"""Tables; figures and report are in figures.smk."""
+"""Tables."""
 
 TABLES = [
     "claims",
@@ -30,6 +30,8 @@ rule render_tables:
         f"{RESULTS}/logs/render_tables.log",
     benchmark:
         f"{RESULTS}/benchmarks/render_tables.tsv"
+    conda:
+        "../envs/report.yaml"
     params:
         names=TABLES,
         settings=report_settings(),
@@ -38,13 +40,3 @@ rule render_tables:
         "Rendering tables"
     script:
         "../workflow_scripts/render_tables.py"
-
-
-FINAL = [*rules.render_tables.output, *FITTED.values()]
-
-
-rule:
-    name:
-        "results/tables"
-    input:
-        FINAL,

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from purification.data import Dataset
 from purification.defence import Defence
-from workflow_scripts.files import load_defence, read_dataset, run_attack, write_adversarial
+from workflow_scripts.attacking import run_attack
+from workflow_scripts.datasets import read_dataset
+from workflow_scripts.defences import load_defence, write_adversarial
 from workflow_scripts.job import job, logger
 
 if TYPE_CHECKING:
@@ -14,10 +16,16 @@ if TYPE_CHECKING:
 
 
 def attack_images(
-    dataset: Dataset, defence: Defence, settings: Mapping[str, Any], evaluation: Mapping[str, Any], *, output: Path
+    dataset: Dataset,
+    defence: Defence,
+    settings: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    memory: float,
+    *,
+    output: Path,
 ) -> None:
     images, labels, ids = dataset.take(evaluation["subset"], settings["images"])
-    result = run_attack(dataset, defence, images, labels, ids, settings, evaluation)
+    result = run_attack(dataset, defence, images, labels, ids, settings, evaluation, memory)
     logger.info("accuracy on the attack's own draws %.4f (not a result)", float(result.accuracy.mean()))
     write_adversarial(result.adversarial, ids, output)
 
@@ -30,5 +38,6 @@ if __name__ == "__main__":
             load_defence(snakemake.params.purifier, snakemake.input, data, snakemake.params.evaluation),
             snakemake.params.settings,
             snakemake.params.evaluation,
+            snakemake.config["memory_bytes"],
             output=snakemake.output[0],
         )

@@ -10,7 +10,8 @@ import torch
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.measure.audit import audit
-from workflow_scripts.files import load_defence, noise_source, read_dataset
+from workflow_scripts.datasets import read_dataset
+from workflow_scripts.defences import load_defence, noise_source
 from workflow_scripts.job import job, logger, write_rows
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def audit_gradients(
     dataset: Dataset, defence: Defence, exact: Defence, settings: Mapping[str, Any], *, output: Path
 ) -> None:
-    """One row per (check, image); `exact` is the same defence in float64."""
+    """One row per image, one column per check; `exact` is the same defence in float64."""
     images, labels, ids = dataset.take(settings["subset"], settings["images"])
     source = noise_source(settings["seed"], "fixed", dataset, settings["device"])
     checks = audit(defence, exact, images, labels, ids, source, step=settings["difference_step"])

@@ -12,7 +12,8 @@ from purification.measure import jacobian
 from purification.measure.randomness import probes_of
 from purification.progress import track
 from purification.purifiers import Purifier
-from workflow_scripts.files import cloud_purify, load_twins, noise_source, read_dataset
+from workflow_scripts.datasets import read_dataset
+from workflow_scripts.defences import cloud_purify, load_twins, noise_source
 from workflow_scripts.job import job, write_rows
 
 if TYPE_CHECKING:

@@ -5,6 +5,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+MINIMUM_POINTS = 6  # purifiers a compression-robustness fit needs (purification.reporting.law)
+
 
 def _unknown(key: str, name: str, known: Mapping[str, Any]) -> str | None:
     if name in known:
@@ -19,7 +21,8 @@ def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
     run, purifiers = config["run"], config["purifiers"]
     for key, kind in (("dataset", "datasets"), ("classifier", "classifiers"), ("null_denoiser", "denoisers")):
         yield key, config[key], config[kind]
-    yield "base_attack", config["base_attack"], config["attacks"]
+    for key in ("base_attack", "transfer_attack"):
+        yield key, config[key], config["attacks"]
     yield "run.headline", run["headline"], purifiers
     for key in ("sweep", "controls", "varied", "distances", "randomness", "jacobian", "audit", "attack_strength"):
         for name in run[key]:
@@ -59,7 +62,7 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
                 yield f"run.{key}: expected {name!r} among them — the claims are about it"
     for attack in ("eot", "bpda"):
         if run["headline"] not in run["attacks"].get(attack, []):
-            yield f"run.attacks.{attack}: expected the headline {run['headline']!r} among them — claims A11 and A16 need it"
+            yield f"run.attacks.{attack}: expected the headline {run['headline']!r} among them — A11 and A16 need it"
     for key in ("varied", *(f"attacks.{attack}" for attack in run["attacks"])):
         names = run["attacks"][key.partition(".")[2]] if "." in key else run[key]
         for name in sorted(set(names) - evaluated):
@@ -73,21 +76,22 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for key, count in sizes.items():
         if count > size:
             yield f"{key}.images: expected at most {size} (images of {evaluation['subset']}), got {count}"
-    base = attacks.get(config["base_attack"], {})
-    for key, least in (("evaluation", evaluation["images"]), ("distances", config["distances"]["images"])):
-        if base and base["images"] < least:
-            yield (
-                f"attacks.{config['base_attack']}.images: expected at least {key}.images = {least}, "
-                f"got {base['images']} — the base attack's images are used there"
-            )
+    used = ((config["base_attack"], "evaluation"), (config["transfer_attack"], "distances"))
+    for name, key in used:
+        got, least = attacks[name]["images"], config[key]["images"]
+        if got < least:
+            yield f"attacks.{name}.images: expected at least {key}.images = {least}, got {got} — they are used there"
+    stars = [config["purifiers"][name].get("t_star", 0) for name in run["sweep"]]
+    if all(sum(star <= limit for star in stars) < MINIMUM_POINTS for limit in config["fit"]["subsets"].values()):
+        yield f"fit.subsets: expected one with at least {MINIMUM_POINTS} purifiers of run.sweep — raise a limit"
 
 
 def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for name, entry in config["attacks"].items():
         if entry["stop_when_broken"] and (entry["knowledge"] != "both" or entry["draws"] != 1):
             yield (
-                f"attacks.{name}.stop_when_broken: expected false unless knowledge is both and draws is 1 — stopping at "
-                "a lucky draw of a random defence reports chance as success"
+                f"attacks.{name}.stop_when_broken: expected false unless knowledge is both and draws is 1 — stopping "
+                "at a lucky draw of a random defence reports chance as success"
             )
         if name == config["base_attack"] and entry["knowledge"] != "both":
             yield f"attacks.{name}.knowledge: expected both, got {entry['knowledge']!r} — it is the base attack"

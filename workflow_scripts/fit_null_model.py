@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from purification.data import Dataset
 from purification.models.denoisers import fit_gaussian
 from purification.models.loading import save_model
-from workflow_scripts.files import read_dataset
+from workflow_scripts.datasets import read_dataset
 from workflow_scripts.job import job
 
 if TYPE_CHECKING:

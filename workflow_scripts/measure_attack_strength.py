@@ -8,7 +8,9 @@ import pandas as pd
 
 from purification.data import Dataset
 from purification.defence import Defence
-from workflow_scripts.files import load_defence, noise_source, read_dataset, run_attack
+from workflow_scripts.attacking import run_attack
+from workflow_scripts.datasets import read_dataset
+from workflow_scripts.defences import load_defence, noise_source
 from workflow_scripts.job import job, logger, write_rows
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ def measure_attack_strength(
     settings: Mapping[str, Any],
     variations: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, Any],
+    memory: float,
     *,
     output: Path,
 ) -> None:
@@ -34,7 +37,7 @@ def measure_attack_strength(
     for variation in variations:
         epsilon, steps = settings["epsilon"] * variation["scale"], variation["steps"]
         changed = {"epsilon": epsilon, "steps": steps, "step_size": settings["step_size"] * settings["steps"] / steps}
-        result = run_attack(dataset, defence, images, labels, ids, {**settings, **changed}, evaluation)
+        result = run_attack(dataset, defence, images, labels, ids, {**settings, **changed}, evaluation, memory)
         correct = (defence.predict(result.adversarial, ids, fixed, 0) == labels).numpy()
         logger.info("budget %.4g, %d steps: accuracy %.4f", epsilon, steps, correct.mean())
         head = {"scale": variation["scale"], "epsilon": epsilon, "steps": steps}
@@ -51,5 +54,6 @@ if __name__ == "__main__":
             snakemake.params.settings,
             snakemake.params.variations,
             snakemake.params.evaluation,
+            snakemake.config["memory_bytes"],
             output=snakemake.output[0],
         )

@@ -10,7 +10,8 @@ from purification.batching import batches
 from purification.data import Dataset
 from purification.measure.distances import METRICS, distances_along
 from purification.purifiers import Purifier
-from workflow_scripts.files import load_twins, noise_source, read_adversarial, read_dataset
+from workflow_scripts.datasets import read_dataset
+from workflow_scripts.defences import load_twins, noise_source, read_adversarial
 from workflow_scripts.job import job, write_rows
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purification.data import load_dataset
-from workflow_scripts.files import write_dataset
+from workflow_scripts.datasets import write_dataset
 from workflow_scripts.job import job, logger
 
 if TYPE_CHECKING:

@@ -7,61 +7,72 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from safetensors.torch import save_file
+from torch import Tensor
 
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.measure.compression import directional
-from purification.threat import NORMS
-from workflow_scripts.files import count_adversarial, load_defence, noise_source, read_adversarial, read_dataset
+from purification.noise import NoiseSource
+from purification.threat import NORMS, ThreatModel
+from workflow_scripts.datasets import read_dataset
+from workflow_scripts.defences import count_adversarial, load_defence, noise_source, read_adversarial
 from workflow_scripts.job import job, replacing, write_rows
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
+
+Sources = tuple[NoiseSource, NoiseSource]
+
+
+def judged(
+    defence: Defence, inputs: Tensor, labels: Tensor, ids: list[int], sources: Sources, draws: int
+) -> pd.DataFrame:
+    """One row per image: predictions under the fixed noise, on fresh draws, and of the bare classifier."""
+    fixed, fresh = sources
+    varied = [defence.predict(inputs, ids, fresh, draw).numpy() for draw in range(draws)]
+    return pd.DataFrame(
+        {
+            "image": ids,
+            "label": labels.numpy(),
+            "unpurified": defence.logits(inputs).argmax(dim=1).numpy(),
+            "fixed": defence.predict(inputs, ids, fixed, 0).numpy(),
+            "varied": list(np.stack(varied, axis=1)),
+        }
+    )
 
 
 def purify_images(
     dataset: Dataset,
     defence: Defence,
     attacks: Mapping[str, Path],
-    evaluation: Mapping[str, Any],
+    settings: Mapping[str, Any],
     *,
     rows: Path,
     samples: Path,
 ) -> None:
-    """One row per (attack, image); attack "clean" is the unperturbed image, "random" uniform noise of the same norm."""
-    seed, device = evaluation["seed"], evaluation["device"]
-    fixed, fresh = (noise_source(seed, role, dataset, device) for role in ("fixed", "evaluation"))
-    anchors, _, _ = dataset.take(evaluation["subset"], evaluation["images"])
-    anchors = defence.purify(anchors, dataset.subsets[evaluation["subset"]], fixed, 0)
+    """One row per (attack, image); "clean" is the image itself, "random" noise as large as the budget."""
+    fixed, fresh, control = (
+        noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "evaluation", "random")
+    )
+    counts = {"clean": settings["images"], "random": settings["images"]}
+    counts |= {name: count_adversarial(path) for name, path in attacks.items()}
     tables, examples = [], {}
-    for name, path in {"clean": None, "random": None, **attacks}.items():
-        clean, labels, ids = dataset.take(
-            evaluation["subset"], count_adversarial(path) if path else evaluation["images"]
-        )
+    for name, count in counts.items():
+        clean, labels, ids = dataset.take(settings["subset"], count)
         inputs = clean
-        if path:
-            inputs = read_adversarial(path, ids)
+        if name in attacks:
+            inputs = read_adversarial(attacks[name], ids)
         elif name == "random":
-            uniform = noise_source(seed, "random", dataset, device)(ids).uniform("perturbation")
-            inputs = (clean + evaluation["epsilon"] * uniform.sign()).clamp(0.0, 1.0)
-        purified = defence.purify(inputs, ids, fixed, 0)
-        draws = [defence.predict(inputs, ids, fresh, draw).numpy() for draw in range(evaluation["draws"])]
-        tables.append(
-            pd.DataFrame(
-                {
-                    "attack": name,
-                    "image": ids,
-                    "label": labels.numpy(),
-                    "unpurified": defence.logits(inputs).argmax(dim=1).numpy(),
-                    "fixed": defence.logits(purified).argmax(dim=1).numpy(),
-                    "varied": list(np.stack(draws, axis=1)),
-                    "compression": directional(purified, anchors[: len(ids)], inputs, clean).numpy(),
-                    **{f"size_{norm}": NORMS[norm].size(inputs - clean).numpy() for norm in NORMS},
-                }
-            )
-        )
-        examples[f"{name}/input"] = inputs[: evaluation["samples"]].contiguous()
-        examples[f"{name}/purified"] = purified[: evaluation["samples"]].contiguous()
+            normal = control(ids).normal("perturbation")
+            inputs = ThreatModel(settings["norm"], settings["epsilon"]).random(normal, clean)
+        anchor, purified = (defence.purify(x, ids, fixed, 0) for x in (clean, inputs))
+        frame = judged(defence, inputs, labels, ids, (fixed, fresh), settings["draws"])
+        frame["compression"] = directional(purified, anchor, inputs, clean).numpy()
+        for norm, measure in NORMS.items():
+            frame[f"size_{norm}"] = measure.size(inputs - clean).numpy()
+        tables.append(frame.assign(attack=name))
+        examples[f"{name}/input"] = inputs[: settings["samples"]].contiguous()
+        examples[f"{name}/purified"] = purified[: settings["samples"]].contiguous()
     write_rows(pd.concat(tables, ignore_index=True), rows)
     with replacing(samples) as temporary:
         save_file(examples, temporary)

@@ -27,7 +27,7 @@ def render_figures(name: str, files: Mapping[str, Any], settings: Mapping[str, A
 
 
 def network(path: str) -> str:
-    """"denoiser unet" for .../denoisers/unet/losses.parquet."""
+    """Name of a trained network: `denoiser unet` for `.../denoisers/unet/losses.parquet`."""
     folder = Path(path).parent
     return f"{folder.parent.name.removesuffix('s')} {folder.name}"
 

@@ -10,7 +10,7 @@ from diffusers import UNet2DModel
 from purification.data import Dataset
 from purification.schedule import Schedule
 from purification.training import initialise, train_denoiser
-from workflow_scripts.files import read_dataset
+from workflow_scripts.datasets import read_dataset
 from workflow_scripts.job import job, logger, write_rows
 
 if TYPE_CHECKING:

@@ -59,9 +59,12 @@ def with_anchor(table: pd.DataFrame, base_robust: float, n: int) -> pd.DataFrame
 
 
 def subsets(table: pd.DataFrame, limits: Mapping[str, float]) -> dict[str, pd.DataFrame]:
-    """Sweep points up to each limit of t*, where enough of them are left to fit and to leave one out."""
+    """Sweep points up to each limit of t*, where enough are left to fit and to leave one out.
+
+    Purifiers without a t* belong to every subset.
+    """
     sweep = table[table.role == "sweep"]
-    chosen = {name: sweep[sweep.t_star <= limit] for name, limit in limits.items()}
+    chosen = {name: sweep[~(sweep.t_star > limit)] for name, limit in limits.items()}
     for name, subset in chosen.items():
         if len(subset) < MINIMUM_POINTS:
             logger.warning("subset %r has %d points, fewer than %d: not fitted", name, len(subset), MINIMUM_POINTS)
@@ -94,14 +97,14 @@ def _parameters(fitted: Fit) -> dict[str, Any]:
 
 
 def predictions(rows: Rows, table: pd.DataFrame) -> pd.DataFrame:
-    """Leave-one-purifier-out predictions by compression and by the baselines."""
+    """Leave-one-purifier-out predictions by compression and by the baselines (t* only where every purifier has one)."""
     parts = []
     for subset, chosen in subsets(table, rows.settings["fit"]["subsets"]).items():
-        features = {
-            "compression": list(chosen.compression),
-            "clean accuracy": list(chosen.clean),
-            "t*": list(chosen.t_star),
-        }
+        features = {"compression": list(chosen.compression), "clean accuracy": list(chosen.clean)}
+        if chosen.compression_null.notna().all():
+            features["null compression"] = list(chosen.compression_null)
+        if chosen.t_star.notna().all():
+            features["t*"] = list(chosen.t_star)
         made = leave_one_out(
             list(chosen.purifier), features, list(chosen.robust), [int(v) for v in chosen.robust_n],
             clean=clean_reference(chosen), level=rows.settings["fit"]["level"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,8 +14,20 @@ import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-PACKAGES = ("torch", "diffusers", "snakemake", "numpy", "scipy", "pandas", "scikit-learn", "scikit-image", "matplotlib", "seaborn")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "snakemake",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "scikit-image",
+    "matplotlib",
+    "seaborn",
+)
 TONES = {"pass": "holds", "fail": "does not hold", "inconclusive": "undecided"}
+SCALE = 1.6  # pixels of a figure per pixel of the page
 SELF_CHECKS = ("A0", "A10", "A17")  # of the measurement, not claims of the paper
 
 # What the answer says, in this order; claims that no sentence names are listed in one more.
@@ -24,8 +37,12 @@ SENTENCES: dict[str, Sequence[str]] = {
     "With the noise fixed, purification compresses the image space around an image": ("A6", "A9"),
     "Part of the apparent robustness is randomness: it goes when the attacker knows the noise": ("A11",),
     "Gradients that skip the purifier (BPDA) overstate robustness": ("A16",),
-    "Under fixed noise, robust accuracy is a sigmoid of the compression rate that extrapolates to the clean accuracy, "
-    "as if the bare classifier were attacked with a budget shrunk by that rate": ("A12", "A13", "A14", "A15"),
+    "Under fixed noise, robust accuracy is a sigmoid of the compression rate that extrapolates to the clean accuracy": (
+        "A12",
+        "A13",
+        "A14",
+    ),
+    "The reason is the rate alone: the defence acts like the bare classifier under a budget shrunk by it": ("A15",),
     "The measurement passes its own examination": SELF_CHECKS,
 }
 
@@ -61,7 +78,11 @@ class Sentence:
 def render(material: Material) -> str:
     """The page as HTML without references to other files."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"estimate": estimate, "number": number, "duration": duration}
     claims = material.tables.get("claims", pd.DataFrame({"claim": [], "verdict": []})).to_dict("records")
@@ -73,6 +94,7 @@ def render(material: Material) -> str:
         words=TONES,
         counts=_counts([claim for claim in claims if claim["claim"] not in SELF_CHECKS]),
         answer=list(_answer(claims)),
+        prediction=_prediction(material.tables.get("prediction", pd.DataFrame())),
         figures=[_figure(name, png, material.captions[name]) for name, png in material.figures.items()],
         tables={name: cells(table) for name, table in material.tables.items() if name != "claims"},
         settings=yaml.safe_dump(dict(material.settings), sort_keys=False, allow_unicode=True, width=110),
@@ -86,19 +108,33 @@ def _counts(claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _answer(claims: Sequence[Mapping[str, Any]]) -> Iterator[Sentence]:
-    """A sentence holds when all its claims do, fails when none does or one of them is alone, and is mixed otherwise."""
+    """Sentences with a common verdict: "mixed" when some claims hold and others do not, "fail" beats "inconclusive"."""
     named = {name for names in SENTENCES.values() for name in names}
     others = [str(claim["claim"]) for claim in claims if claim["claim"] not in named]
     for text, names in {**SENTENCES, "Further claims": others}.items():
         chosen = [claim for claim in claims if claim["claim"] in names]
         if chosen:
             verdicts = {str(claim["verdict"]) for claim in chosen}
-            yield Sentence(text, verdicts.pop() if len(verdicts) == 1 else "mixed", chosen)
+            alone = next(iter(verdicts)) if len(verdicts) == 1 else "mixed" if "pass" in verdicts else "fail"
+            yield Sentence(text, alone, chosen)
+
+
+def _prediction(table: pd.DataFrame) -> str:
+    """Errors of the out-of-sample predictions in words, for every range of t*; empty without the table."""
+    if not {"subset", "predictor", "error_points"} <= set(table.columns):
+        return ""
+    parts = []
+    for subset, group in table.groupby("subset", sort=False):
+        errors = [f"{row['error_points']:.1f} from {row['predictor']}" for row in group.to_dict("records")]
+        parts.append(f"{'all t*' if subset == 'all' else subset}: {', '.join(errors)}")
+    return "; ".join(parts)
 
 
 def _figure(name: str, png: bytes, caption: str) -> dict[str, Any]:
     title, *text = [" ".join(paragraph.split()) for paragraph in caption.strip().split("\n\n")]
-    return {"name": name, "title": title, "text": text, "png": base64.b64encode(png).decode()}
+    pixels = int.from_bytes(png[16:20], "big")  # width in the header of a PNG
+    encoded = base64.b64encode(png).decode()
+    return {"name": name, "title": title, "text": text, "png": encoded, "width": round(pixels / SCALE)}
 
 
 def number(value: Any) -> str:
@@ -110,10 +146,13 @@ def number(value: Any) -> str:
 
 def estimate(row: Mapping[str, Any], name: str, low: str, high: str) -> str:
     """Value with its interval: 0.240 [0.231, 0.249]."""
-    value, bounds = row[name], (row.get(low), row.get(high))
-    if any(bound is None or pd.isna(bound) for bound in (value, *bounds)):
-        return number(value)
-    return f"{number(value)} [{number(bounds[0])}, {number(bounds[1])}]"
+    values: list[Any] = [row[name], row.get(low), row.get(high)]
+    if any(value is None or pd.isna(value) for value in values):
+        return number(row[name])
+    largest = max(abs(float(value)) for value in values)
+    digits = min(max(2 - math.floor(math.log10(largest)), 0), 4) if largest else 0
+    value, start, end = (f"{value:.{digits}f}" for value in values)
+    return f"{value} [{start}, {end}]"
 
 
 def cells(table: pd.DataFrame) -> dict[str, Any]:
@@ -136,7 +175,9 @@ def _costs(jobs: pd.DataFrame) -> dict[str, Any]:
     """Jobs, summed time, slowest job and largest memory per rule, dearest first, and their totals."""
     if jobs.empty:
         return {"rules": [], "jobs": 0, "seconds": 0.0, "memory": float("nan")}
-    grouped = jobs.groupby("rule").agg(jobs=("s", "size"), seconds=("s", "sum"), slowest=("s", "max"), memory=("max_rss", "max"))
+    grouped = jobs.groupby("rule").agg(
+        jobs=("s", "size"), seconds=("s", "sum"), slowest=("s", "max"), memory=("max_rss", "max")
+    )
     rules = grouped.sort_values("seconds", ascending=False).reset_index().to_dict("records")
     return {"rules": rules, "jobs": len(jobs), "seconds": float(jobs.s.sum()), "memory": float(jobs.max_rss.max())}
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from purification.models.denoisers import Denoiser, Epsilon, network_epsilon
@@ -17,6 +18,8 @@ from purification.noise import Noise, NoiseSource
 from purification.purifiers import Purifier, make_purifier
 from purification.schedule import Level, Schedule
 
+settings.register_profile("unit", derandomize=True, database=None, deadline=None)
+settings.load_profile("unit")
 CPU = torch.device("cpu")
 SMALL_UNET: dict[str, Any] = {
     "in_channels": 1,
@@ -42,7 +45,7 @@ DIFFUSION: dict[str, Any] = {
 
 def global_state() -> tuple[bytes, bytes]:
     """The global random state of torch and NumPy."""
-    return torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes()  # type: ignore[union-attr]
+    return torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes()  # noqa: NPY002
 
 
 @pytest.fixture

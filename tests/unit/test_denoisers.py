@@ -64,7 +64,9 @@ def test_gaussian_predictor_in_float32_is_close_to_float64(schedule: Schedule, r
     torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-5)
 
 
-def test_gaussian_predictor_predicts_the_noise_of_a_point_distribution(schedule: Schedule, random_tensor: Numbers) -> None:
+def test_gaussian_predictor_predicts_the_noise_of_a_point_distribution(
+    schedule: Schedule, random_tensor: Numbers
+) -> None:
     level, eps = schedule.level(99), random_tensor(4, *SHAPE, dtype=torch.float64, normal=True)
     epsilon = gaussian(np.full(SIZE, 0.3), np.zeros((SIZE, SIZE)))
     u = level.alpha_bar**0.5 * 0.3 + (1 - level.alpha_bar) ** 0.5 * eps
@@ -80,7 +82,9 @@ def test_fit_gaussian_recovers_a_known_mean_and_covariance() -> None:
     recovered = (vectors * values) @ vectors.T
     error = 5 * 4 * np.sqrt(np.outer(np.diag(matrix), np.diag(matrix)) * 2 / 40_000)
     assert (np.abs(recovered.numpy() - 4 * matrix) < error).all()  # u = 2 x - 1 has four times the covariance
-    np.testing.assert_allclose(fitted["mean"].numpy().ravel(), 2 * mean - 1, atol=5 * 2 * np.sqrt(matrix.max() / 40_000))
+    np.testing.assert_allclose(
+        fitted["mean"].numpy().ravel(), 2 * mean - 1, atol=5 * 2 * np.sqrt(matrix.max() / 40_000)
+    )
     torch.testing.assert_close(vectors.T @ vectors, torch.eye(SIZE, dtype=torch.float64), rtol=0, atol=1e-5)
     assert {tensor.dtype for tensor in fitted.values()} == {torch.float32}
 
@@ -94,7 +98,9 @@ def test_fit_gaussian_is_the_sample_covariance_even_with_few_images(random_tenso
     assert float(values.min()) >= 0 and int((values > 1e-4).sum()) == 6
 
 
-def test_network_epsilon_freezes_the_network_and_reads_the_index(unet_config: dict[str, Any], random_tensor: Numbers) -> None:
+def test_network_epsilon_freezes_the_network_and_reads_the_index(
+    unet_config: dict[str, Any], random_tensor: Numbers
+) -> None:
     network = UNet.from_config(unet_config).train()
     epsilon = network_epsilon(network)
     assert not network.training and not any(p.requires_grad for p in network.parameters())
@@ -170,7 +176,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     weights = load_file(tmp_path / WEIGHTS)
     weights["head.bias"][0] = torch.nan
     save_file(weights, tmp_path / WEIGHTS)
-    with pytest.raises(ValueError, match="expected finite weights in .*, got NaN or infinity in 'head.bias'"):
+    with pytest.raises(ValueError, match=r"expected finite weights in .*, got NaN or infinity in 'head.bias'"):
         load_classifier(tmp_path, CPU, torch.float32)
 
 
@@ -179,7 +185,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     weights = load_file(tmp_path / WEIGHTS)
     del weights["head.bias"]
     save_file(weights, tmp_path / WEIGHTS)
-    with pytest.raises(RuntimeError, match="head.bias"):
+    with pytest.raises(RuntimeError, match=r"head\.bias"):
         load_classifier(tmp_path, CPU, torch.float32)
 
 

@@ -214,18 +214,17 @@ VERDICTS = ("pass", "fail", "inconclusive")
 
 
 def material() -> Material:
-    claims = pd.DataFrame(
-        [
-            {
-                "claim": f"A{i}", "statement": f"statement <{i}>", "paper": ".5", "ours": 0.5, "low": 0.4, "high": 0.6, "n": 9,
-                "verdict": VERDICTS[i % 3], "note": f"note {i}",
-            }
-            for i in range(18)
-        ]
-    )  # fmt: skip
+    values = {"paper": ".5", "ours": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+    words = [{"claim": f"A{i}", "statement": f"statement <{i}>", "note": f"note {i}"} for i in range(18)]
+    claims = pd.DataFrame([{**word, **values, "verdict": VERDICTS[i % 3]} for i, word in enumerate(words)])
+    errors = pd.DataFrame({"subset": ["all"] * 2, "predictor": ["compression", "t*"], "error_points": [3.0, 7.5]})
     return Material(
-        tables={"claims": claims, "fit": pd.DataFrame({"k": [12.0], "k_low": [10.0], "k_high": [14.0]})},
-        figures={"distances": b"\x89PNG distances"},
+        tables={
+            "claims": claims,
+            "prediction": errors,
+            "fit": pd.DataFrame({"k": [12.0], "k_low": [10.0], "k_high": [14.0]}),
+        },
+        figures={"distances": b"\x89PNG\r\n\x1a\n" + bytes(8) + (1350).to_bytes(4, "big")},
         captions={"distances": "Distances.\n\nWhat to read from it."},
         costs=pd.DataFrame({"rule": ["attack_images"] * 2, "s": [10.0, 50.0], "max_rss": [100.0, 300.0]}),
         settings=settings(),
@@ -237,9 +236,10 @@ def test_the_report_holds_every_claim_and_the_answer() -> None:
     page = render(material())
     for i in range(18):
         assert f">A{i}<" in page and f"statement &lt;{i}&gt;" in page and f"note {i}" in page
-    assert page.count('class="verdict pass"') == 6
+    table = page[page.index('<table class="claims">') : page.index('<h2 id="figures">')]
+    assert [table.count(f'class="verdict {verdict}"') for verdict in VERDICTS] == [6, 6, 6]
     assert "snakemake --cores all results/figures/distances.pdf" in page
-    assert "headline: ddpm" in page
+    assert "headline: ddpm" in page and "3.0 from compression, 7.5 from t*" in page
     assert re.search(r"attack_images.*?1 min", page, re.DOTALL)
 
 

@@ -237,7 +237,7 @@ def test_differentiating_leaves_images_and_the_global_random_state_alone(
 
 
 def test_an_unknown_mode_is_refused(images: Tensor, fixed_noise: NoiseOf) -> None:
-    with pytest.raises(ValueError, match="expected a gradient mode among .*'replay'.*, got 'adjoint'"):
+    with pytest.raises(ValueError, match=r"expected a gradient mode among .*'replay'.*, got 'adjoint'"):
         differentiate(Guided(), images, fixed_noise(3, *SHAPE), "adjoint")
 
 

@@ -32,6 +32,11 @@ def test_noise_of_an_image_ignores_batch_size_order_companions_and_restarts(samp
         assert torch.equal(sample(some, REVERSE, 2), whole[order])
 
 
+def test_numbers_outlive_the_process_that_drew_them() -> None:
+    drawn = [*SOURCE([7], 3).normal(REVERSE, 2).flatten()[:2], *SOURCE([7], 3).uniform(REVERSE, 2).flatten()[:2]]
+    assert [x.item() for x in drawn] == pytest.approx([0, 0, 0, 0], rel=1e-7)
+
+
 def test_earlier_calls_do_not_matter(sample: Sampler) -> None:
     noise = SOURCE([1, 2])
     late = [sample(noise, REVERSE, step) for step in (5, 0, 5)]
@@ -133,10 +138,10 @@ def test_the_global_random_state_is_not_changed(sample: Sampler) -> None:
 def test_the_global_random_state_is_not_read(sample: Sampler) -> None:
     drawn = []
     with torch.random.fork_rng():
-        state = np.random.get_state()
+        state = np.random.get_state()  # noqa: NPY002
         for seed in (0, 1):
             torch.manual_seed(seed)
-            np.random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
             drawn.append(sample(SOURCE([1, 2, 3]), FORWARD, 0))
-        np.random.set_state(state)
+        np.random.set_state(state)  # noqa: NPY002
     assert torch.equal(*drawn)

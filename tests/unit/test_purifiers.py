@@ -163,7 +163,7 @@ def test_clipping_the_data_estimate_masks_the_gradient_unless_straight_through(
 
 
 def test_half_way_clipping_masks_part_of_the_gradient(schedule: Any, fixed_noise: NoiseOf) -> None:
-    """At index 50 of a 100-step grid the state keeps its own weight: .67 clipped, 1.005 not (diffusers' `clip_sample`)."""
+    """At index 50 of a 100-step grid the state keeps a weight of its own: slope .67 clipped, 1.005 not."""
     denoiser, slopes = Denoiser(lambda u, level: torch.zeros_like(u), schedule), {}
     table = ddpm(schedule, t_star=51, steps=51, variance="fixed_small")
     coarse = replace(table[0], **_posterior_weights(schedule.level(50).alpha_bar, schedule.level(40).alpha_bar))
@@ -241,7 +241,7 @@ def test_the_blur_kernel_sums_to_one(fixed_noise: NoiseOf) -> None:
 def test_controls_have_no_steps(fixed_noise: NoiseOf, images: Tensor, kind: dict[str, Any]) -> None:
     purifier = control(kind)
     assert purifier.num_steps == 0
-    with pytest.raises(IndexError, match="expected no step .* got step 0"):
+    with pytest.raises(IndexError, match=r"expected no step .* got step 0"):
         purifier.step(0, images, images, fixed_noise(5))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_respaced_indices_fall_from_t_star_minus_one_without_repetition(case: tu
     t_star, steps = case
     indices = respaced_indices(t_star, steps)
     assert len(indices) == steps and indices[0] == t_star - 1 and indices[-1] >= 0
-    assert all(a > b for a, b in zip(indices, indices[1:], strict=False))
+    assert all(a > b for a, b in pairwise(indices))
 
 
 @pytest.mark.parametrize(("t_star", "steps"), [(10, 11), (10, 0), (0, 1)])
@@ -237,5 +238,5 @@ def test_only_the_last_discrete_step_is_free_of_noise(schedule: Schedule) -> Non
 
 
 def test_an_unknown_variance_is_refused(schedule: Schedule) -> None:
-    with pytest.raises(ValueError, match="expected variance to be one of .*, got 'learned'"):
+    with pytest.raises(ValueError, match=r"expected variance to be one of .*, got 'learned'"):
         ddpm(schedule, t_star=10, steps=5, variance="learned")

@@ -1,4 +1,4 @@
-"""Samplers as they run: sampled moments, and step by step against diffusers and torchdiffeq on a nonlinear predictor."""
+"""Samplers as they run: sampled moments, and every step against diffusers and torchdiffeq on a nonlinear predictor."""
 
 from __future__ import annotations
 

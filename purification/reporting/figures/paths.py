@@ -21,7 +21,7 @@ STAGES = {0.0: "attacked", 1.0: "noised", 2.0: "purified"}
 
 
 def distances(rows: Rows, extras: Extras) -> Figure:
-    """Distances to the clean image along the path from an attacked image, one line per purifier at the headline's t*."""
+    """Distances to the clean image along the path from an attacked image, for purifiers at the headline's t*."""
     figure, axes = style.panels(1, 3, height=2.6)
     chosen = style.at_headline_strength(rows, "distances")
     for axis, letter, (metric, text) in zip(axes[0], "abc", METRICS.items(), strict=True):
@@ -33,7 +33,7 @@ def distances(rows: Rows, extras: Extras) -> Figure:
             start = rows.select("distances", rows.headline, start="adversarial", position=0.0)[metric].mean()
             axis.axhline(start, color=style.FAINT, linewidth=0.6, zorder=0)
         axis.set_ylim(0.0, 1.03 if metric == "ssim" else None)
-    handles = [Line2D([], [], color=style.look(n)[1], marker=style.look(n)[0], markersize=3.5, label=n) for n in chosen]
+    handles = [style.handle(name) for name in chosen]
     null = Line2D([], [], color=style.NULL, linestyle=(0, (3, 2)), linewidth=0.9, label="with the null model")
     style.key(figure, [*handles, null], 4)
     count = 0 if not chosen else rows.frames["distances"].image.nunique()
@@ -71,19 +71,14 @@ def randomness(rows: Rows, extras: Extras) -> Figure:
     axes[0, 0].set_ylabel("mean pairwise correlation")
     axes[0, 1].set(ylabel="", yticklabels=[])
     _radii(axes[0, 2], rows)
-    handles = [
-        Line2D([], [], color=style.look(n)[1], marker=style.look(n)[0], linestyle="", markersize=4, label=n)
-        for n in chosen
-    ]
+    handles = [style.handle(name, linestyle="") for name in chosen]
     null = Line2D(
         [], [], marker="o", markerfacecolor="white", color=style.NULL, linestyle="", markersize=4, label="null model"
     )
     style.key(figure, [*handles, null], 6)
     count = rows.frames["randomness"].image.nunique() if "randomness" in rows.frames else 0
-    style.note(
-        figure,
-        f"{style.images(count)}; whiskers in a, b: central 95 % of the images; c: {style.label(rows, rows.headline)}, one value per image",
-    )
+    text = f"{style.images(count)}; whiskers in a, b: central 95 % of the images"
+    style.note(figure, f"{text}; c: {style.label(rows, rows.headline)}, one value per image")
     return figure
 
 
@@ -91,13 +86,13 @@ def _correlations(axis: Axes, rows: Rows, chosen: dict[str, str], column: str) -
     width = 0.62 / max(len(chosen), 1)
     for k, (name, purifier) in enumerate(chosen.items()):
         marker, colour = style.look(name)
-        for model, shift, face in (("trained", -0.07, colour), ("null", 0.07, "white")):
+        for model, shift, face in (("trained", -0.22, colour), ("null", 0.22, "white")):
             frame = rows.select("randomness", purifier, model)
             for place, condition in enumerate(CONDITIONS):
                 values = frame[f"{column}_{condition}"].dropna()
                 if values.empty:
                     continue
-                x = place + (k - (len(chosen) - 1) / 2) * width + shift * (width / 0.2)
+                x = place + (k - (len(chosen) - 1) / 2) * width + shift * width
                 axis.vlines(x, *values.quantile([0.025, 0.975]), color=colour, linewidth=0.8)
                 axis.plot(
                     x,

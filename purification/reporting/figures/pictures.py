@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from purification.reporting.figures import style
@@ -19,15 +22,17 @@ def images(rows: Rows, extras: Extras) -> Figure:
     """Clean and attacked images before and after purification with the same noise, and their signed differences."""
     attack = rows.base_attack
     grid = _pictures(extras, attack)
-    count = len(next(iter(grid.values()))) if grid else 1
-    figure, axes = style.panels(
-        max(len(grid), 1), count, height=0.75 + 0.72 * max(len(grid), 1), width=min(style.WIDTH, 1.6 + 0.78 * count)
-    )
     if not grid:
-        style.empty(axes[0, 0], "no samples")
-        return figure
+        return style.nothing()
+    count = len(grid["clean"])
+    width = min(style.WIDTH, 1.75 + 0.62 * count)
+    figure, axes = style.panels(
+        len(grid), count, width=width, height=0.4 + 0.76 * len(grid) * (width - 1.75) / (0.62 * count)
+    )
+    spacing: Any = figure.get_layout_engine()
+    spacing.set(w_pad=0.02, h_pad=0.015, wspace=0.0, hspace=0.0)
     limit = max(float(np.abs(p).max()) for name, p in grid.items() if "−" in name)
-    shown = None
+    shown = ScalarMappable()
     for line, (name, pictures) in zip(axes, grid.items(), strict=True):
         for axis, picture in zip(line, pictures, strict=True):
             artist = _show(axis, picture, limit if "−" in name else None)
@@ -36,10 +41,8 @@ def images(rows: Rows, extras: Extras) -> Figure:
     _verdicts(axes, list(grid), rows, attack)
     bar = figure.colorbar(shown, ax=list(axes.ravel()), shrink=0.4, aspect=25, pad=0.01, label="difference")
     bar.outline.set_visible(False)
-    style.note(
-        figure,
-        f"{style.label(rows, rows.headline)}, noise known to the attacker; first {count} images; class seen by the classifier (red: wrong)",
-    )
+    text = f"{style.label(rows, rows.headline)}, noise known to the attacker; first {count} images"
+    style.note(figure, f"{text}; class seen by the classifier (red: wrong)")
     return figure
 
 
@@ -66,7 +69,7 @@ def _pictures(extras: Extras, attack: str) -> dict[str, Array]:
     }
 
 
-def _show(axis: Axes, picture: Array, limit: float | None) -> object:
+def _show(axis: Axes, picture: Array, limit: float | None) -> ScalarMappable:
     """One picture; a signed difference (averaged over channels) when a limit is given."""
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
@@ -99,11 +102,10 @@ def _verdicts(axes: Array, names: list[str], rows: Rows, attack: str) -> None:
 
 def training(rows: Rows, extras: Extras) -> Figure:
     """Loss of every trained network against the step, raw and as a running mean."""
-    count = max(len(extras.losses), 1)
-    figure, axes = style.panels(1, count, height=2.2, width=min(style.WIDTH, 3.4 * count))
     if not extras.losses:
-        style.empty(axes[0, 0], "no rows")
-        return figure
+        return style.nothing()
+    count = len(extras.losses)
+    figure, axes = style.panels(1, count, height=2.2, width=min(style.WIDTH, 3.4 * count))
     for axis, letter, (name, losses) in zip(axes[0], "abcdefgh", extras.losses.items(), strict=False):
         style.title(axis, letter, name)
         _loss(axis, losses)

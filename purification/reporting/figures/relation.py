@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from purification.reporting.figures import style
 from purification.reporting.figures.style import Extras
@@ -18,231 +22,232 @@ from purification.reporting.rows import Rows
 from purification.statistics import Array
 
 FORM = "scaled"
-SUBSET_LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))
-COLOURS = matplotlib.colormaps["viridis_r"]
+DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
+COLOURS = ListedColormap(matplotlib.colormaps["viridis_r"](np.linspace(0.1, 1.0, 256)))  # without the pale end
+HALO = [withStroke(linewidth=1.8, foreground="white")]
+EDGE = -0.06  # left end of the compression axis
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The purifiers of the sweep with the colours and markers they keep in every panel."""
+
+    points: pd.DataFrame
+    scale: LogNorm
+    names: Mapping[str, str]  # purifier -> variant
+
+    @classmethod
+    def of(cls, rows: Rows, points: pd.DataFrame) -> Sweep:
+        sweep = points[points.role == "sweep"]
+        strengths = sweep.t_star.fillna(1.0).clip(lower=1.0)
+        names = {p: style.variant(rows.settings["purifiers"][p]) for p in sweep.purifier}
+        return cls(sweep, LogNorm(strengths.min(), max(strengths.max(), strengths.min() + 1.0)), names)
+
+    def look(self, point: Mapping[Any, Any]) -> tuple[str, Any]:
+        """Marker by sampler, colour by t*; grey without a t*."""
+        strength = point["t_star"]
+        colour = style.NULL if pd.isna(strength) else COLOURS(self.scale(max(strength, 1.0)))
+        return style.look(self.names[point["purifier"]])[0], colour
 
 
 def compression_robustness(rows: Rows, extras: Extras) -> Figure:
     """Points with the fitted sigmoids, the same points with the base classifier's budget curve, residuals of both."""
-    figure, axes = style.panels(2, 2, height=4.5, sharex=True, height_ratios=[2.7, 1])
-    points = extras.fitted.get("points")
-    if points is None:
-        style.empty(axes[0, 0], "no rows")
-        return figure
-    sweep, controls = points[points.role == "sweep"], points[points.role == "control"]
-    norm = LogNorm(max(float(sweep.t_star.min()), 1.0), max(float(sweep.t_star.max()), 2.0))
-    for axis, letter, text in zip(
-        axes[0], "ab", ("sigmoid in the compression rate", "base classifier at budget CR · ε"), strict=True
-    ):
+    points = extras.fitted.get("points", pd.DataFrame())
+    if points.empty:
+        return style.nothing()
+    figure, axes = style.panels(2, 2, height=4.6, sharex=True, sharey="row", height_ratios=[2.6, 1])
+    sweep, controls = Sweep.of(rows, points), points[points.role == "control"]
+    titles = ("sigmoid in the compression rate", "undefended classifier at budget CR · ε")
+    for axis, letter, text in zip(axes[0], "ab", titles, strict=True):
         style.title(axis, letter, text)
-        _points(axis, rows, sweep, norm)
+        _points(axis, sweep)
         _controls(axis, controls)
-        axis.set(ylim=(-0.04, 1.04), xlim=(-0.06, 1.12))
-    axes[0, 0].set_ylabel("robust accuracy, fixed randomness")
-    axes[1, 0].set_ylabel("residual [points]")
-    _fits(axes[0, 0], axes[1, 0], rows, extras, sweep, norm)
-    _budget(axes[0, 1], axes[1, 1], rows, extras, sweep, norm)
+        axis.set_ylim(-0.04, 1.04)
+    _fits(axes[:, 0], extras, sweep)
+    _budget(axes[:, 1], rows, extras, sweep)
     for axis in axes[1]:
         axis.axhline(0.0, color=style.FAINT, linewidth=0.6, zorder=0)
         axis.set_xlabel("compression rate CR")
-    _share_limits(axes[1])
-    _key(figure, axes, rows, sweep, norm)
-    n, images = int(sweep.robust_n.max()), int(sweep.compression_n.max())
-    style.note(
-        figure, f"robust accuracy: n = {n} images, 95 % Wilson; compression rate: n = {images} images, 95 % bootstrap"
-    )
+    axes[0, 0].set_ylabel("robust accuracy, noise known")
+    axes[1, 0].set_ylabel("residual [points]")
+    axes[0, 0].set_xlim(left=EDGE)
+    _keys(figure, axes, sweep)
+    n, m = int(points.robust_n.max()), int(points.compression_n.max())
+    style.note(figure, f"accuracy: n = {n} images, 95 % Wilson intervals; compression: n = {m} images, 95 % bootstrap")
     return figure
 
 
-def _points(axis: Axes, rows: Rows, sweep: pd.DataFrame, norm: LogNorm) -> None:
-    for point in sweep.to_dict("records"):
-        _marker(
-            axis, rows, point, norm, point["compression"], point["robust"], point["robust_low"], point["robust_high"]
-        )
+def _points(axis: Axes, sweep: Sweep) -> None:
+    for point in sweep.points.to_dict("records"):
+        bounds = [point["compression_low"], point["compression_high"]]
+        axis.hlines(point["robust"], *bounds, color=sweep.look(point)[1], linewidth=0.8, zorder=2)
+        _point(axis, sweep, point, below=0.0, unit=1.0)
 
 
-def _marker(
-    axis: Axes, rows: Rows, point: dict[Any, Any], norm: LogNorm, x: float, y: float, low: float, high: float
-) -> None:
-    marker, _ = style.look(style.variant(rows.settings["purifiers"][point["purifier"]]))
-    colour = COLOURS(norm(max(point["t_star"], norm.vmin or 1.0)))
-    axis.vlines(x, low, high, color=colour, linewidth=0.8, zorder=2)
-    if y == point["robust"]:
-        axis.hlines(y, point["compression_low"], point["compression_high"], color=colour, linewidth=0.8, zorder=2)
-    axis.plot(x, y, marker=marker, markersize=5, color=colour, markeredgecolor="white", markeredgewidth=0.4, zorder=3)
+def _point(axis: Axes, sweep: Sweep, point: Mapping[Any, Any], *, below: float, unit: float) -> None:
+    """A point and its vertical interval, minus `below`, in `unit`s."""
+    marker, colour = sweep.look(point)
+    value, low, high = (unit * (point[name] - below) for name in ("robust", "robust_low", "robust_high"))
+    axis.vlines(point["compression"], low, high, color=colour, linewidth=0.8, zorder=2)
+    edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.4}
+    axis.plot(point["compression"], value, marker=marker, markersize=5, color=colour, zorder=3, **edge)
+
+
+def _residuals(axis: Axes, sweep: Sweep, expected: Array) -> None:
+    for point, value in zip(sweep.points.to_dict("records"), expected, strict=True):
+        _point(axis, sweep, point, below=float(value), unit=100.0)
 
 
 def _controls(axis: Axes, controls: pd.DataFrame) -> None:
-    """Hollow squares with their names; controls at the same place share one label."""
-    for (x, y), group in controls.groupby([controls.compression.round(2), controls.robust.round(2)]):
-        point = group.iloc[0]
-        axis.vlines(point.compression, point.robust_low, point.robust_high, color=style.NULL, linewidth=0.8, zorder=2)
-        face = {"markerfacecolor": "white", "markeredgecolor": style.NULL, "markeredgewidth": 0.9}
-        axis.plot(point.compression, point.robust, marker="o", markersize=4.5, zorder=3, linestyle="", **face)
-        left = x > 0.8
-        shift = (-5, 6) if left else (6, -2)
+    """Hollow circles with their names; controls at the same place share one label."""
+    face: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": style.NULL, "markeredgewidth": 0.9}
+    for _, group in controls.groupby([controls.compression.round(1), controls.robust.round(1)]):
+        for point in group.itertuples():
+            axis.vlines(
+                point.compression, point.robust_low, point.robust_high, color=style.NULL, linewidth=0.8, zorder=2
+            )
+            axis.plot(point.compression, point.robust, marker="o", markersize=4.5, zorder=3, linestyle="", **face)
+        place = (float(group.compression.mean()), float(group.robust.mean()))
+        beside: dict[str, Any] = (
+            {"xytext": (-6, 5), "ha": "right"} if place[0] > 0.8 else {"xytext": (6, 0), "ha": "left"}
+        )
         text = ",\n".join(group.purifier)
         axis.annotate(
             text,
-            (x, y),
-            shift,
+            place,
             textcoords="offset points",
-            ha="right" if left else "left",
+            va="center",
             fontsize=6.5,
             color=style.NULL,
+            path_effects=HALO,
+            **beside,
         )
 
 
-def _fits(axis: Axes, below: Axes, rows: Rows, extras: Extras, sweep: pd.DataFrame, norm: LogNorm) -> None:
-    """Sigmoids of every subset with the band of the first; intercepts beside the clean accuracy they should meet."""
-    curves, parameters = extras.fitted.get("curves"), extras.fitted.get("parameters")
-    if curves is None or parameters is None:
-        return
-    curves = curves[(curves.form == FORM) & (curves.anchor == "without")]
-    handles = []
-    for k, (subset, dashes) in enumerate(zip(curves.subset.unique(), SUBSET_LINES, strict=False)):
-        curve = curves[curves.subset == subset]
-        found = parameters[
-            (parameters.form == FORM) & (parameters.anchor == "without") & (parameters.subset == subset)
-        ].iloc[0]
-        axis.plot(curve.compression, curve.robust, color=style.INK, linestyle=dashes, linewidth=1.0, zorder=1)
-        axis.fill_between(
-            curve.compression,
-            curve.low.clip(0, 1),
-            curve.high.clip(0, 1),
-            color=style.INK,
-            alpha=0.10 - 0.04 * k,
-            linewidth=0,
-        )
-        name = f"fit, {subset if subset != 'all' else 'all t*'}: " + rf"$R^2$ = {found.r_squared:.2f}"
-        handles.append(Line2D([], [], color=style.INK, linestyle=dashes, linewidth=1.0, label=name))
-        low, high = max(found.intercept_low, 0.0), min(found.intercept_high, 1.0)
-        axis.errorbar(
-            -0.02 - 0.02 * k,
-            found.intercept,
-            [[found.intercept - low], [high - found.intercept]],
-            fmt="_",
-            color=style.INK,
-            capsize=0,
-            linewidth=0.8,
-        )
-        if k == 0:
-            handles.append(_clean(axis, found.clean))
-            fitted = np.interp(sweep.compression, curve.compression, curve.robust)
-            _residuals(below, rows, sweep, fitted, norm)
-    axis.legend(handles=handles, loc="upper right", borderaxespad=0.1)
+def _curve(axis: Axes, x: Any, y: Any, low: Any, high: Any, *, dashes: Any = "-", alpha: float = 0.1) -> None:
+    axis.plot(x, y, color=style.INK, linestyle=dashes, linewidth=1.0, zorder=1)
+    axis.fill_between(x, np.clip(low, -0.1, 1.1), np.clip(high, -0.1, 1.1), color=style.INK, alpha=alpha, linewidth=0)
 
 
 def _clean(axis: Axes, clean: float) -> Line2D:
-    (line,) = axis.plot(
-        [-0.06, 0.03], [clean, clean], color=style.RED, linewidth=1.6, zorder=4, label="clean accuracy (median)"
-    )
+    """Mark the clean accuracy at compression 0."""
+    (line,) = axis.plot([EDGE, 0.03], [clean, clean], color=style.RED, linewidth=1.8, zorder=4)
+    line.set_label(f"median clean accuracy, {clean:.2f}")
     return line
 
 
-def _residuals(axis: Axes, rows: Rows, sweep: pd.DataFrame, fitted: Array, norm: LogNorm) -> None:
-    for point, value in zip(sweep.to_dict("records"), fitted, strict=True):
-        bounds = [100.0 * (point[name] - value) for name in ("robust", "robust_low", "robust_high")]
-        _marker(axis, rows, point, norm, point["compression"], *bounds)
-
-
-def _budget(axis: Axes, below: Axes, rows: Rows, extras: Extras, sweep: pd.DataFrame, norm: LogNorm) -> None:
-    """(acc_sys / acc_base) r_base(CR eps): the undefended classifier attacked with a budget shrunk by CR."""
-    if "attack_strength" not in rows.frames:
+def _fits(axes: Array, extras: Extras, sweep: Sweep) -> None:
+    """Sigmoid, band and intercept of every range of t*; residuals of the first."""
+    tables = [extras.fitted.get(name, pd.DataFrame()) for name in ("curves", "parameters")]
+    if any(table.empty for table in tables):
         return
-    curve = rows.budget_curve("identity")
+    curves, found = (table[(table.form == FORM) & (table.anchor == "without")] for table in tables)
+    handles = []
+    for k, (subset, dashes) in enumerate(zip(found.subset, DASHES, strict=False)):
+        curve, fit = curves[curves.subset == subset], found[found.subset == subset].iloc[0]
+        _curve(axes[0], curve.compression, curve.robust, curve.low, curve.high, dashes=dashes, alpha=0.12 - 0.05 * k)
+        place = EDGE + 0.015 + 0.02 * k
+        axes[0].vlines(
+            place, *np.clip([fit.intercept_low, fit.intercept_high], 0.0, 1.1), color=style.INK, linewidth=0.8
+        )
+        axes[0].plot(place, fit.intercept, marker="_", markersize=5, color=style.INK)
+        name = _range(subset) + (f" ($R^2$ = {fit.r_squared:.2f})" if np.isfinite(fit.r_squared) else "")
+        handles.append(Line2D([], [], color=style.INK, linestyle=dashes, linewidth=1.0, label=name))
+    first = curves[curves.subset == found.subset.iloc[0]]
+    _residuals(axes[1], sweep, np.interp(sweep.points.compression, first.compression, first.robust))
+    handles.append(_clean(axes[0], float(found.clean.iloc[0])))
+    axes[0].legend(handles=handles, loc="upper right", borderaxespad=0.0)
+
+
+def _range(subset: str) -> str:
+    return "all t*" if subset == "all" else subset.replace("<=", "≤")
+
+
+def _budget(axes: Array, rows: Rows, extras: Extras, sweep: Sweep) -> None:
+    """(acc_sys / acc_base) r_base(CR eps): the undefended classifier attacked with a budget shrunk by CR."""
+    curve = rows.budget_curve("identity") if "attack_strength" in rows.frames else pd.DataFrame()
     if curve.empty:
         return
     curve = curve.sort_values("scale")
-    base, system = float(curve.robust.iloc[0]), float(sweep.clean.median())
-    parameters = extras.fitted.get("parameters")
-    if parameters is not None:
-        system = float(parameters.clean.iloc[0])
+    base, parameters = float(curve.robust.iloc[0]), extras.fitted.get("parameters", pd.DataFrame())
+    system = float(sweep.points.clean.median() if parameters.empty else parameters.clean.iloc[0])
     ratio = system / base if base else 1.0
-    (line,) = axis.plot(
-        curve.scale, ratio * curve.robust, color=style.INK, linewidth=1.0, marker=".", markersize=3, zorder=1
-    )
-    axis.fill_between(
-        curve.scale, ratio * curve.robust_low, ratio * curve.robust_high, color=style.INK, alpha=0.10, linewidth=0
-    )
-    line.set_label(f"undefended classifier × {ratio:.2f}")
-    axis.legend(handles=[line, _clean(axis, system)], loc="upper right", borderaxespad=0.1)
-    own = sweep.clean / base if base else sweep.clean
-    _residuals(below, rows, sweep, np.asarray(own * np.interp(sweep.compression, curve.scale, curve.robust)), norm)
+    _curve(axes[0], curve.scale, ratio * curve.robust, ratio * curve.robust_low, ratio * curve.robust_high)
+    line = Line2D([], [], color=style.INK, linewidth=1.0, label=f"undefended, × {ratio:.2f}")
+    handles = [line, _clean(axes[0], system), *_along_attack(axes[0], rows, sweep)]
+    axes[0].legend(handles=handles, loc="upper right", borderaxespad=0.0)
+    own = sweep.points.clean / base if base else sweep.points.clean
+    expected = own * np.interp(sweep.points.compression, curve.scale, curve.robust)
+    _residuals(axes[1], sweep, np.asarray(expected))
 
 
-def _share_limits(axes: Array) -> None:
-    limit = max(abs(bound) for axis in axes for bound in axis.get_ylim())
-    for axis in axes:
-        axis.set_ylim(-limit, limit)
+def _along_attack(axis: Axes, rows: Rows, sweep: Sweep) -> list[Line2D]:
+    """The points once more, at their compression along the attack's own directions instead of random ones."""
+    frame = rows.frames.get("purified")
+    if frame is None or "compression" not in frame:
+        return []
+    along = frame[frame.attack == rows.base_attack].groupby("purifier").compression.mean()
+    hollow: dict[str, Any] = {"linestyle": "", "markerfacecolor": "none", "markersize": 3, "markeredgewidth": 0.6}
+    for point in sweep.points.to_dict("records"):
+        marker, colour = sweep.look(point)
+        x = along.get(point["purifier"], np.nan)
+        axis.plot(x, point["robust"], marker=marker, markeredgecolor=colour, zorder=2, **hollow)
+    return [Line2D([], [], marker="o", markeredgecolor=style.NULL, label="same, CR along the attack", **hollow)]
 
 
-def _key(figure: Figure, axes: Array, rows: Rows, sweep: pd.DataFrame, norm: LogNorm) -> None:
-    """Markers of the samplers under the figure, colours of t* beside it."""
-    present = {style.variant(rows.settings["purifiers"][p]) for p in sweep.purifier}
+def _keys(figure: Figure, axes: Array, sweep: Sweep) -> None:
+    """Markers of the samplers above the figure, colours of t* beside it."""
+    present = set(sweep.names.values())
     names = [name for name in style.VARIANTS if name in present] + sorted(present - set(style.VARIANTS))
-    handles = [
-        Line2D([], [], linestyle="", marker=style.look(n)[0], color=style.NULL, markersize=4.5, label=n) for n in names
-    ]
-    hollow = {"markerfacecolor": "white", "markeredgecolor": style.NULL}
-    handles.append(Line2D([], [], linestyle="", marker="o", markersize=4.5, label="control", **hollow))
+    marks: dict[str, Any] = {"linestyle": "", "markersize": 4.5, "color": style.NULL}
+    handles = [Line2D([], [], marker=style.look(name)[0], label=name, **marks) for name in names]
+    handles.append(Line2D([], [], marker="o", markerfacecolor="white", label="control", **marks))
     style.key(figure, handles, 5)
-    bar = figure.colorbar(
-        matplotlib.cm.ScalarMappable(norm, COLOURS), ax=list(axes.ravel()), aspect=45, pad=0.015, label="t*"
-    )
-    ticks = sorted(set(sweep.t_star.dropna().astype(int)))
-    bar.set_ticks(ticks, labels=[str(t) for t in ticks], minor=False)
+    colours = ScalarMappable(sweep.scale, COLOURS)
+    bar = figure.colorbar(colours, ax=list(axes.ravel()), aspect=45, pad=0.015, label="t*")
+    ticks = sorted(set(sweep.points.t_star.dropna().astype(int)))
+    bar.set_ticks(ticks, labels=[str(tick) for tick in ticks])
     bar.ax.minorticks_off()
 
 
 def prediction(rows: Rows, extras: Extras) -> Figure:
     """Observed against leave-one-purifier-out predicted accuracy, by predictor (columns) and range of t* (rows)."""
-    made = extras.fitted.get("predictions")
-    subsets = [] if made is None else list(made.subset.unique())
-    predictors = [] if made is None else list(made.predictor.unique())
-    figure, axes = style.panels(
-        max(len(subsets), 1),
-        max(len(predictors), 1),
-        height=0.55 + 1.65 * max(len(subsets), 1),
-        sharex=True,
-        sharey=True,
-    )
-    if made is None:
-        style.empty(axes[0, 0], "no rows")
-        return figure
+    made = extras.fitted.get("predictions", pd.DataFrame())
+    if made.empty:
+        return style.nothing()
+    subsets, predictors = list(made.subset.unique()), list(made.predictor.unique())
+    size = {"height": 0.75 + 1.6 * len(subsets), "width": min(style.WIDTH, 1.0 + 1.5 * len(predictors))}
+    figure, axes = style.panels(len(subsets), len(predictors), **size, sharex=True, sharey=True)
     for line, subset in zip(axes, subsets, strict=True):
         for axis, predictor in zip(line, predictors, strict=True):
             _predicted(axis, rows, made[(made.subset == subset) & (made.predictor == predictor)])
-        line[0].set_ylabel(f"observed, {subset if subset != 'all' else 'all t*'}")
-    for axis, predictor in zip(axes[0], predictors, strict=True):
-        axis.set_title({"compression": "compression rate"}.get(predictor, predictor))
+        line[0].set_ylabel(f"observed, {_range(subset)}")
+    for axis, letter, predictor in zip(axes[0], "abcdefgh", predictors, strict=False):
+        style.title(axis, letter, {"compression": "compression rate"}.get(predictor, predictor))
     for axis in axes[-1]:
         axis.set_xlabel("predicted")
-    counts = ", ".join(
-        str(made[(made.subset == s) & (made.predictor == predictors[0])].purifier.nunique()) for s in subsets
-    )
-    level = rows.settings["fit"]["level"]
-    style.note(
-        figure,
-        f"robust accuracy under fixed randomness; {counts} purifiers; bars: {level:.0%} prediction intervals; error: mean absolute, points",
-    )
+    _predictors_note(figure, rows, made)
     return figure
+
+
+def _predictors_note(figure: Figure, rows: Rows, made: pd.DataFrame) -> None:
+    names = list(dict.fromkeys(style.variant(rows.settings["purifiers"][p]) for p in made.purifier.unique()))
+    ordered = [n for n in style.VARIANTS if n in names] + [n for n in names if n not in style.VARIANTS]
+    style.key(figure, [style.handle(name, linestyle="") for name in ordered], 8)
+    counts = made.groupby("subset", sort=False).purifier.nunique()
+    listed = ", ".join(f"{count} ({_range(str(subset))})" for subset, count in counts.items())
+    level = rows.settings["fit"]["level"]
+    text = f"robust accuracy, noise known; purifiers: {listed}; bars: {100 * level:.0f} % prediction intervals"
+    style.note(figure, f"{text}; error: mean absolute, in points")
 
 
 def _predicted(axis: Axes, rows: Rows, made: pd.DataFrame) -> None:
     axis.plot([0, 1], [0, 1], color=style.FAINT, linewidth=0.6, zorder=0)
     for point in made.itertuples():
         marker, colour = style.look(style.variant(rows.settings["purifiers"][point.purifier]))
-        axis.hlines(point.observed, point.low, point.high, color=colour, linewidth=0.6, alpha=0.45)
-        axis.plot(
-            point.predicted,
-            point.observed,
-            marker=marker,
-            color=colour,
-            markersize=3.8,
-            markeredgecolor="white",
-            markeredgewidth=0.3,
-        )
+        axis.hlines(point.observed, point.low, point.high, color=colour, linewidth=0.6, alpha=0.4, zorder=1)
+        edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.3}
+        axis.plot(point.predicted, point.observed, marker=marker, color=colour, markersize=4, zorder=3, **edge)
     error = 100.0 * (made.predicted - made.observed).abs().mean()
-    axis.text(0.04, 0.96, f"error {error:.1f}", transform=axis.transAxes, va="top", fontsize=7)
+    axis.text(0.04, 0.97, f"error {error:.1f}", transform=axis.transAxes, va="top", fontsize=7)
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")

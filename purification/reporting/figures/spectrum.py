@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -14,29 +16,21 @@ from purification.reporting.rows import Rows
 from purification.statistics import Array
 
 CUTS = (0.25, 1.0)
-MODELS = {"trained": (style.BLUE, "-"), "null": (style.NULL, (0, (3, 2)))}
+MODELS: dict[str, tuple[str, Any]] = {"trained": (style.BLUE, "-"), "null": (style.NULL, (0, (3, 2)))}
 FLOOR = 1e-3
 
 
 def spectrum(rows: Rows, extras: Extras) -> Figure:
     """Sorted singular values, their distribution, and the estimates that never form the Jacobian."""
-    figure, axes = style.panels(1, 3, height=2.6, width_ratios=[1.15, 1, 1])
     if "jacobian" not in rows.frames or rows.select("jacobian", rows.headline).empty:
-        style.empty(axes[0, 0], "no rows")
-        return figure
+        return style.nothing()
+    figure, axes = style.panels(1, 3, height=2.6, width_ratios=[1.15, 1, 1])
     _sorted(axes[0, 0], rows)
     _distribution(axes[0, 1], rows)
     _matrix_free(axes[0, 2], rows)
-    handles = [
-        Line2D([], [], color=c, linestyle=s, label={"trained": "trained denoiser", "null": "Gaussian null model"}[m])
-        for m, (c, s) in MODELS.items()
-    ]
-    style.key(figure, handles, 2)
-    count = rows.frames["jacobian"].image.nunique()
-    style.note(
-        figure,
-        f"a, b: {style.label(rows, rows.headline)}; {style.images(count)}; band in a: smallest to largest over images; values below {FLOOR:g} drawn there",
-    )
+    style.key(figure, [_handle(rows, model) for model in MODELS if _values(rows, rows.headline, model) is not None], 2)
+    shown = f"a, b: {style.label(rows, rows.headline)}; {style.images(rows.frames['jacobian'].image.nunique())}"
+    style.note(figure, f"{shown}; band in a: smallest to largest over images; values below {FLOOR:g} drawn there")
     return figure
 
 
@@ -44,6 +38,16 @@ def _values(rows: Rows, purifier: str, model: str) -> Array | None:
     """(n, D) descending singular values, if measured."""
     frame = rows.select("jacobian", purifier, model)
     return None if frame.empty else np.stack(frame.singular_values.to_list())
+
+
+def _handle(rows: Rows, model: str) -> Line2D:
+    """Legend entry with the fractions below and above the cuts."""
+    values, (colour, dashes) = _values(rows, rows.headline, model), MODELS[model]
+    assert values is not None
+    below, above = 100.0 * (values < CUTS[0]).mean(), 100.0 * (values > CUTS[1]).mean()
+    name = {"trained": "trained denoiser", "null": "Gaussian null model"}[model]
+    text = f"{name}: {below:.0f} % below {CUTS[0]:g}, {above:.1f} % above {CUTS[1]:g}"
+    return Line2D([], [], color=colour, linestyle=dashes, label=text)
 
 
 def _sorted(axis: Axes, rows: Rows) -> None:
@@ -66,26 +70,13 @@ def _sorted(axis: Axes, rows: Rows) -> None:
 
 def _distribution(axis: Axes, rows: Rows) -> None:
     style.title(axis, "b", "cumulative distribution")
-    lines = []
     for model, (colour, dashes) in MODELS.items():
         values = _values(rows, rows.headline, model)
         if values is None:
             continue
         sns.ecdfplot(x=values.clip(FLOOR).ravel(), ax=axis, color=colour, linestyle=dashes)
-        below, above = (values < CUTS[0]).mean(), (values > CUTS[1]).mean()
-        lines.append(f"{model}: {below:.0%} < {CUTS[0]:g}, {above:.1%} > {CUTS[1]:g}")
     for cut in CUTS:
         axis.axvline(cut, color=style.RED, linewidth=0.6, zorder=0)
-    axis.text(
-        0.03,
-        0.98,
-        "\n".join(lines),
-        transform=axis.transAxes,
-        va="top",
-        fontsize=6.5,
-        linespacing=1.4,
-        backgroundcolor="white",
-    )
     axis.set(xscale="log", xlabel=r"singular value $\sigma$", ylabel="fraction of values", ylim=(0, 1.02))
 
 
@@ -94,9 +85,9 @@ def _matrix_free(axis: Axes, rows: Rows) -> None:
     frame = rows.frames["jacobian"]
     full = np.stack([[np.sqrt(np.square(v).mean()), v[0]] for v in frame.singular_values])
     pairs = {
-        "rms, random probes": (full[:, 0], np.sqrt(frame.hutchinson), "o", style.BLUE),
-        "rms, small steps": (full[:, 0], frame.compression_small, "^", style.GREEN),
-        "largest, power iteration": (full[:, 1], frame.largest_matrix_free, "s", style.ORANGE),
+        "rms, probes": (full[:, 0], np.sqrt(frame.hutchinson), "o", style.BLUE),
+        "rms, differences": (full[:, 0], frame.compression_small, "^", style.GREEN),
+        "largest": (full[:, 1], frame.largest_matrix_free, "s", style.ORANGE),
     }
     for name, (x, y, marker, colour) in pairs.items():
         axis.scatter(x, y, marker=marker, s=11, facecolor="none", edgecolor=colour, linewidth=0.7, label=name)
@@ -111,4 +102,4 @@ def _matrix_free(axis: Axes, rows: Rows) -> None:
         ylim=(low, high),
     )
     style.plain_log(axis.xaxis, axis.yaxis)
-    axis.legend(loc="upper left", handletextpad=0.1, borderaxespad=0.1)
+    axis.legend(loc="lower right", handletextpad=0.1, borderaxespad=0.1)

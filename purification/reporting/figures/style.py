@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,12 +17,14 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from purification.reporting.rows import Rows
 from purification.statistics import Array
 
 matplotlib.use("Agg")
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # a line per glyph otherwise
 
 WIDTH = 6.75  # inches: a text width
 PALETTE = [str(colour) for colour in sns.color_palette("colorblind").as_hex()]
@@ -74,6 +77,7 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "VP-SDE": ("D", RED),
     "one step": ("P", "#5b3a8c"),
 }
+NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
 SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "pf_ode": "PF-ODE", "vp_sde": "VP-SDE", "one_step": "one step"}
 
 
@@ -93,7 +97,8 @@ class Extras:
 
 def context() -> AbstractContextManager[None]:
     """The look, for drawing and for saving."""
-    return matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "Agg", **RC})
+    settings: Any = matplotlib.rcParamsDefault | {"backend": "Agg"} | RC
+    return matplotlib.rc_context(settings)
 
 
 def save(figure: Figure, *, pdf: Path, png: Path) -> None:
@@ -142,6 +147,13 @@ def empty(axes: Axes, text: str) -> None:
     axes.set(xticks=[], yticks=[])
 
 
+def nothing() -> Figure:
+    """Figure of a run without the rows for it."""
+    figure, axes = panels(height=1.5)
+    empty(axes[0, 0], "no rows")
+    return figure
+
+
 def variant(entry: Mapping[str, Any]) -> str:
     """Name of what a diffusion purifier does at a given t*; of other purifiers the kind."""
     name = SAMPLERS.get(str(entry.get("sampler")), str(entry.get("sampler", entry["kind"])))
@@ -155,6 +167,12 @@ def variant(entry: Mapping[str, Any]) -> str:
 def look(name: str) -> tuple[str, str]:
     """Marker and colour of a variant; black crosses for those of other people's making."""
     return VARIANTS.get(name, ("X", INK))
+
+
+def handle(name: str, **options: Any) -> Line2D:
+    """Entry of a legend for a variant."""
+    marker, colour = look(name)
+    return Line2D([], [], color=colour, marker=marker, markersize=4, label=name, **options)
 
 
 def label(rows: Rows, purifier: str) -> str:

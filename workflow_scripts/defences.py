@@ -1,10 +1,8 @@
-"""Files that stages hand to each other: datasets, adversarial images, defences."""
+"""What evaluation stages share: adversarial files, and purifiers, defences and attacks built from entries."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from purification.attacks import PGD, AttackResult, attack
 from purification.batching import map_batches
-from purification.data import Dataset, index_hash
+from purification.data import Dataset
 from purification.defence import Defence
 from purification.measure.randomness import Purify
 from purification.models.loading import load_classifier, load_denoiser
 from purification.noise import NoiseSource
 from purification.purifiers import Purifier, make_purifier, purify
-from purification.threat import ThreatModel
-from workflow_scripts.job import replacing, write_text
-
-
-def write_dataset(dataset: Dataset, images: Path, subsets: Path) -> None:
-    """Images and labels as safetensors; index lists with their sha256 as JSON."""
-    with replacing(images) as temporary:
-        save_file({"images": dataset.images.contiguous(), "labels": dataset.labels.contiguous()}, temporary)
-    lists = {name: {"sha256": index_hash(index), "index": index} for name, index in dataset.subsets.items()}
-    write_text(json.dumps(lists) + "\n", subsets)
-
-
-def read_dataset(images: Path, subsets: Path) -> Dataset:
-    """Inverse of `write_dataset`; raises ValueError when an index list does not match its hash."""
-    arrays = load_file(images)
-    lists = {}
-    for name, entry in json.loads(Path(subsets).read_text()).items():
-        if index_hash(entry["index"]) != entry["sha256"]:
-            raise ValueError(f"expected subset {name!r} of {subsets} to have sha256 {entry['sha256']} — it was edited")
-        lists[name] = entry["index"]
-    return Dataset(arrays["images"], arrays["labels"], lists)
+from workflow_scripts.job import replacing
 
 
 def write_adversarial(adversarial: Tensor, ids: list[int], path: Path) -> None:
@@ -105,28 +82,6 @@ def load_defence(
 def noise_source(seed: int, role: str, dataset: Dataset, device: str) -> NoiseSource:
     """Noise of one role for images of this dataset."""
     return NoiseSource(seed, role, dataset.shape, device)
-
-
-def run_attack(
-    dataset: Dataset,
-    defence: Defence,
-    images: Tensor,
-    labels: Tensor,
-    ids: list[int],
-    settings: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
-) -> AttackResult:
-    """One entry of `attacks`; knowledge "both" shares the fixed noise, "none" draws its own."""
-    seed, device, known = evaluation["seed"], evaluation["device"], settings["knowledge"] == "both"
-    options = {field.name: settings[field.name] for field in fields(PGD) if field.name in settings}
-    return attack(
-        defence, images, labels, ids,
-        threat=ThreatModel(settings["norm"], settings["epsilon"]),
-        pgd=PGD(**options, redraw=not known),
-        source=noise_source(seed, "fixed" if known else "attack", dataset, device),
-        start=noise_source(seed, "start", dataset, device),
-        memory=evaluation["memory_bytes"],
-    )  # fmt: skip
 
 
 def cloud_purify(purifier: Purifier, identity: int, dataset: Dataset, settings: Mapping[str, Any]) -> Purify:

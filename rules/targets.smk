@@ -1,0 +1,45 @@
+"""What can be asked for: everything, under the name of its first part."""
+
+
+rule check_results:
+    input:
+        tables=rules.render_tables.output.csv,
+        rows=[rows_of(kind) for kind in MEASURED],
+        adversarial=[path for purifier in EVALUATED for path in judged_attacks(purifier).values()],
+        images=DATASET[0],
+        tests="tests/results/test_results.py",
+    output:
+        f"{RESULTS}/checks.txt",
+    log:
+        f"{RESULTS}/logs/check_results.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/check_results.tsv"
+    conda:
+        "../envs/report.yaml"
+    params:
+        environment={
+            "RESULTS": RESULTS,
+            "EPSILON": str(config["threat"]["epsilon"]),
+            "NORM": config["threat"]["norm"],
+        },
+        code=code("check_results"),
+    message:
+        "Checking the results against themselves"
+    script:
+        "../workflow_scripts/check_results.py"
+
+
+FINAL = [
+    *rules.render_tables.output,
+    *FITTED.values(),
+    *rules.render_report.output,
+    *rules.check_results.output,
+    *[f"{RESULTS}/figures/{figure}.{kind}" for figure in FIGURES for kind in ("pdf", "png")],
+]
+
+
+rule:
+    name:
+        "results/tables"
+    input:
+        FINAL,

@@ -1,0 +1,86 @@
+"""Assertions on the results of a run; the rule `check_results` calls them with RESULTS, EPSILON and NORM set."""
+
+from __future__ import annotations
+
+import os
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+RESULTS = os.environ["RESULTS"]
+SELF_CHECKS = ("A0", "A10")
+
+
+def table(name: str) -> pd.DataFrame:
+    return pd.read_csv(Path(RESULTS) / "tables" / f"{name}.csv")
+
+
+def rows(kind: str, purifier: str) -> pd.DataFrame:
+    return pd.read_parquet(Path(RESULTS) / kind / f"{purifier}.parquet")
+
+
+def test_every_claim_has_a_verdict_and_no_self_check_fails() -> None:
+    claims = table("claims").set_index("claim")
+    assert list(claims.index) == [f"A{i}" for i in range(18)]
+    assert set(claims.verdict) <= {"pass", "fail", "inconclusive"}
+    assert (claims.loc[list(SELF_CHECKS)].verdict != "fail").all(), claims.loc[list(SELF_CHECKS)].note.tolist()
+
+
+@pytest.mark.parametrize("name", ["robustness", "points", "compression", "randomness", "distances", "prediction"])
+def test_every_interval_contains_its_value_and_names_its_n(name: str) -> None:
+    frame = table(name)
+    triples = [c for c in frame if f"{c}_low" in frame and f"{c}_high" in frame]
+    assert triples and any(c == "n" or c.endswith("_n") for c in frame)
+    for column in triples:
+        filled = frame[frame[column].notna()]
+        slack = 1e-5 * filled[column].abs() + 1e-9
+        assert (filled[f"{column}_low"] <= filled[column] + slack).all(), column
+        assert (filled[column] <= filled[f"{column}_high"] + slack).all(), column
+
+
+def test_every_accuracy_can_be_recomputed_from_the_rows() -> None:
+    frame = table("robustness")
+    worst = next(c for c in frame if c.startswith("wor_") and c.count("_") == 1)
+    n = int(worst.removeprefix("wor_"))
+    for entry in frame.to_dict("records"):
+        own = rows("purified", entry["purifier"])
+        own = own[own.attack == entry["attack"]]
+        correct = np.stack(own.varied.to_list()) == own.label.to_numpy()[:, None]
+        assert entry["n"] == len(own)
+        assert entry["fixed"] == pytest.approx((own.fixed == own.label).mean(), abs=1e-5)
+        assert entry["avg"] == pytest.approx(correct.mean(), abs=1e-5)
+        if correct.shape[1] >= n:
+            draws = correct.shape[1]
+            exact = np.mean([comb(int(k), n) / comb(draws, n) for k in correct.sum(axis=1)])
+            assert entry[worst] == pytest.approx(exact, abs=1e-5)
+
+
+def test_compression_can_be_recomputed_from_the_rows() -> None:
+    for entry in table("compression").to_dict("records"):
+        own = rows("compression", entry["purifier"])
+        own = own[(own.model == "trained") & (own.probe_scale == entry["probe_scale"])]
+        assert entry["compression"] == pytest.approx((own.radius_after / own.radius_before).mean(), rel=1e-5)
+
+
+def test_adversarial_images_stay_in_the_ball_and_in_the_box() -> None:
+    epsilon, norm = float(os.environ["EPSILON"]), {"linf": np.inf, "l2": 2}[os.environ["NORM"]]
+    images = load_file(Path(RESULTS) / "dataset" / "images.safetensors")["images"]
+    files = sorted((Path(RESULTS) / "adversarial").glob("*/*.safetensors"))
+    assert files
+    for path in files:
+        arrays = load_file(path)
+        adversarial = arrays["adversarial"]
+        difference = (adversarial - images[arrays["ids"]]).reshape(len(adversarial), -1)
+        assert np.linalg.norm(difference, ord=norm, axis=1).max() <= epsilon + 1e-5, path
+        assert adversarial.min() >= 0.0 and adversarial.max() <= 1.0, path
+
+
+def test_clean_rows_are_unperturbed() -> None:
+    frame = table("robustness").set_index(["purifier", "attack"])
+    for purifier in frame.index.get_level_values(0).unique():
+        own = rows("purified", purifier)
+        assert (own[own.attack == "clean"].size_linf == 0).all()

@@ -1,0 +1,354 @@
+"""Attacks, all in one table: bounded, deterministic, optimal on linear models, and blind to the evaluation's noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from purification.attacks import PGD, AttackResult, attack
+from purification.defence import Defence, margin
+from purification.models.denoisers import Denoiser
+from purification.noise import Noise, NoiseSource
+from purification.purifiers import FunctionPurifier, Purifier
+from purification.threat import ThreatModel
+
+SHAPE = (1, 6, 6)
+CLASSES = 4
+FIXED = NoiseSource(seed=0, role="fixed", shape=SHAPE)
+ATTACK = replace(FIXED, role="attack")
+START = replace(FIXED, role="start")
+IDENTITY = FunctionPurifier(lambda images, noise: images)
+SOFT = FunctionPurifier(lambda images, noise: (3 * images).sin() / 2 + 0.5 + 0.1 * noise.normal("own"))
+BASE = PGD(
+    steps=10, step_size=0.25, random_start=False, loss="ce", gradient="replay",
+    draws=1, redraw=False, select="best", stop_when_broken=False,
+)  # fmt: skip
+ATTACKS: dict[str, PGD] = {
+    "fixed": replace(BASE, stop_when_broken=True),
+    "fixed, to the end": BASE,
+    "last iterate": replace(BASE, select="last"),
+    "margin": replace(BASE, loss="margin"),
+    "random start": replace(BASE, random_start=True),
+    "bpda": replace(BASE, gradient="bpda"),
+    "autograd": replace(BASE, gradient="autograd"),
+    "eot": replace(BASE, draws=3, redraw=True),
+    "eot, last iterate": replace(BASE, draws=3, redraw=True, select="last"),
+    "several fixed draws": replace(BASE, draws=2),
+}
+Numbers = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A defence with its images, labels and dataset indices."""
+
+    defence: Defence
+    images: Tensor
+    labels: Tensor
+    ids: list[int]
+
+    def attacked(self, pgd: PGD, norm: str, epsilon: float, **changes: Any) -> AttackResult:
+        source = ATTACK if pgd.redraw else FIXED
+        arguments: dict[str, Any] = {"source": source, "start": START, "memory": 0.0, **changes}
+        threat = ThreatModel(norm, epsilon)
+        return attack(self.defence, self.images, self.labels, self.ids, threat=threat, pgd=pgd, **arguments)
+
+    def accuracy(self, adversarial: Tensor, source: NoiseSource = FIXED, draw: int = 0) -> float:
+        return float((self.defence.predict(adversarial, self.ids, source, draw) == self.labels).double().mean())
+
+    def behind(self, purifier: Purifier) -> Setting:
+        return replace(self, defence=replace(self.defence, purifier=purifier))
+
+
+@pytest.fixture(scope="module")
+def weights(random_tensor: Numbers) -> Tensor:
+    return random_tensor(36, CLASSES, seed=3, normal=True)
+
+
+@pytest.fixture(scope="module")
+def linear(random_tensor: Numbers, weights: Tensor) -> Setting:
+    """An undefended linear classifier that is right on every clean image."""
+    images = 0.25 + 0.5 * random_tensor(12, *SHAPE)
+    labels = ((images.flatten(1) - 0.5) @ weights).argmax(dim=1)
+    return Setting(
+        Defence(IDENTITY, lambda x: (x.flatten(1) - 0.5) @ weights, 5), images, labels, list(range(100, 112))
+    )
+
+
+@pytest.fixture(scope="module")
+def soft(linear: Setting) -> Setting:
+    """The same images behind a smooth random purifier; labels are what it predicts on average."""
+    votes = [linear.behind(SOFT).defence.predict(linear.images, linear.ids, FIXED, draw) for draw in range(9)]
+    return replace(linear.behind(SOFT), labels=torch.stack(votes).mode(dim=0).values)
+
+
+each_attack = pytest.mark.parametrize("pgd", ATTACKS.values(), ids=ATTACKS.keys())
+each_norm = pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.05), ("l2", 0.4)])
+
+
+# --- every attack
+
+
+@each_attack
+@settings(max_examples=8)
+@given(norm=st.sampled_from(["linf", "l2"]), epsilon=st.floats(0, 2), step_size=st.floats(0.01, 3), far=st.booleans())
+def test_adversarial_images_stay_in_ball_and_box(
+    soft: Setting, pgd: PGD, norm: str, epsilon: float, step_size: float, far: bool
+) -> None:
+    case = replace(soft, images=soft.images.round() if far else soft.images)
+    out = case.attacked(replace(pgd, steps=4, step_size=step_size), norm, epsilon).adversarial
+    ThreatModel(norm, epsilon).check(out, case.images)
+
+
+@each_attack
+@each_norm
+def test_the_same_attack_twice_is_bit_equal_and_leaves_its_inputs_alone(
+    soft: Setting, pgd: PGD, norm: str, epsilon: float, global_random_state: None
+) -> None:
+    before = soft.images.clone()
+    once, twice = (soft.attacked(pgd, norm, epsilon) for _ in range(2))
+    for a, b in zip(vars(once).values(), vars(twice).values(), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(soft.images, before)
+
+
+@each_attack
+@each_norm
+def test_a_zero_budget_returns_the_image(soft: Setting, pgd: PGD, norm: str, epsilon: float) -> None:
+    assert torch.equal(soft.attacked(pgd, norm, 0.0).adversarial, soft.images)
+
+
+@each_attack
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 1.0), ("l2", 6.0)])
+def test_a_large_budget_reaches_zero_accuracy(linear: Setting, pgd: PGD, norm: str, epsilon: float) -> None:
+    assert linear.accuracy(linear.images) == 1
+    assert linear.accuracy(linear.attacked(pgd, norm, epsilon).adversarial) == 0
+
+
+@each_attack
+@each_norm
+def test_results_do_not_depend_on_the_batch_size(linear: Setting, pgd: PGD, norm: str, epsilon: float) -> None:
+    adversarial = []
+    for size in (1, 5, 12, 40):
+        case = replace(linear, defence=replace(linear.defence, batch_size=size))
+        adversarial.append(case.attacked(pgd, norm, epsilon).adversarial)
+    for other in adversarial[1:]:
+        torch.testing.assert_close(other, adversarial[0], rtol=0, atol=1e-6)
+
+
+@each_attack
+@each_norm
+def test_results_of_an_image_ignore_its_companions_bit_for_bit(
+    soft: Setting, pgd: PGD, norm: str, epsilon: float
+) -> None:
+    whole = soft.attacked(pgd, norm, epsilon)
+    some = [7, 2, 11]
+    part = replace(soft, images=soft.images[some], labels=soft.labels[some], ids=[soft.ids[i] for i in some])
+    for a, b in zip(vars(part.attacked(pgd, norm, epsilon)).values(), vars(whole).values(), strict=True):
+        assert torch.equal(a, b[some])
+
+
+@each_attack
+@each_norm
+def test_more_steps_are_not_weaker(soft: Setting, pgd: PGD, norm: str, epsilon: float) -> None:
+    """Final margin under the attack's own draws; the best iterate of a fixed objective can only improve."""
+    losses = [soft.attacked(replace(pgd, steps=n, step_size=0.1), norm, epsilon).loss for n in (0, 4, 40)]
+    means = [float(loss.mean()) for loss in losses]
+    assert means == sorted(means)
+    if pgd.select == "best" and not (pgd.redraw or pgd.stop_when_broken):
+        assert all(bool((a <= b).all()) for a, b in pairwise(losses))
+
+
+@each_attack
+def test_an_adequate_attack_reports_loss_and_accuracy_of_the_iterate_it_returns(soft: Setting, pgd: PGD) -> None:
+    out = soft.attacked(pgd, "linf", 0.05)
+    source, values, correct = (ATTACK if pgd.redraw else FIXED), [], []
+    for i in range(12):
+        first = int(out.iteration[i]) * pgd.draws if pgd.redraw else 0
+        losses, hits = [], []
+        for draw in range(first, first + pgd.draws):
+            loss, _, predicted = soft.defence.loss_gradient(
+                out.adversarial[i : i + 1], soft.labels[i : i + 1], [soft.ids[i]], source, draw,
+                loss=pgd.loss, mode="autograd", kept_steps=0,
+            )  # fmt: skip
+            losses.append(float(loss))
+            hits.append(float(predicted == soft.labels[i]))
+        values.append(sum(losses) / pgd.draws)
+        correct.append(sum(hits) / pgd.draws)
+    assert out.loss.tolist() == pytest.approx(values, rel=1e-4, abs=1e-5)
+    assert out.accuracy.tolist() == pytest.approx(correct, abs=1e-6)
+    assert int(out.iteration.max()) <= pgd.steps and (
+        pgd.select == "best" or set(out.iteration.tolist()) == {pgd.steps}
+    )
+
+
+# --- known optima
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+@each_norm
+def test_pgd_reaches_the_closed_form_optimum_of_a_linear_classifier(
+    random_tensor: Numbers, loss: str, norm: str, epsilon: float
+) -> None:
+    """Two classes: x + eps sign(w) for linf and x + eps w / ||w|| for l2, w towards the other class."""
+    slope, images = random_tensor(36, 2, seed=8, normal=True), 0.45 + 0.1 * random_tensor(6, *SHAPE)
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    case = Setting(Defence(IDENTITY, lambda x: x.flatten(1) @ slope, 4), images, labels, list(range(6)))
+    away = (slope[:, 1 - labels] - slope[:, labels]).T.view(6, *SHAPE)
+    unit = away.sign() if norm == "linf" else away / away.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    for pgd in (replace(BASE, loss=loss), replace(BASE, loss=loss, random_start=True, steps=60, step_size=0.2)):
+        out = case.attacked(pgd, norm, epsilon)
+        best = margin(case.defence.logits(images + epsilon * unit), labels)
+        reached = margin(case.defence.logits(out.adversarial), labels)
+        torch.testing.assert_close(reached, best, rtol=1e-3 if pgd.random_start and norm == "l2" else 1e-5, atol=1e-5)
+        if not pgd.random_start:
+            torch.testing.assert_close(out.adversarial, images + epsilon * unit, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "length"), [("linf", 0.0125), ("l2", 0.1)])
+def test_one_step_has_the_length_step_size_times_epsilon_in_the_norm(linear: Setting, norm: str, length: float) -> None:
+    """An l2 step is the normalised gradient, not its sign: it is as long and points where the gradient does."""
+    threat = {"linf": 0.05, "l2": 0.4}[norm]
+    moved = (linear.attacked(replace(BASE, steps=1, select="last"), norm, threat).adversarial - linear.images).flatten(
+        1
+    )
+    slope = linear.defence.loss_gradient(
+        linear.images, linear.labels, linear.ids, FIXED, 0, loss="ce", mode="autograd", kept_steps=0
+    )[1].flatten(1)
+    direction = slope.sign() if norm == "linf" else slope / slope.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(moved, length * direction, rtol=0, atol=1e-6)
+
+
+def test_eot_averages_the_gradients_of_all_draws(linear: Setting) -> None:
+    """The purifier multiplies by its noise: the mean slope is the mean of the draws, another direction than any one."""
+    ids, images, labels = linear.ids, linear.images, linear.labels
+    case = linear.behind(FunctionPurifier(lambda x, noise: 0.5 + (x - 0.5) * noise.normal("own")))
+    pgd = replace(BASE, loss="margin", draws=4, redraw=True, steps=1, select="last")
+    moved = case.attacked(pgd, "l2", 0.4).adversarial - images
+    options: dict[str, Any] = {"loss": "margin", "mode": "autograd", "kept_steps": 0}
+    slopes = [case.defence.loss_gradient(images, labels, ids, ATTACK, draw, **options)[1] for draw in range(4)]
+    mean = torch.stack(slopes).mean(dim=0).flatten(1)
+    cosine = torch.cosine_similarity(moved.flatten(1), mean)
+    torch.testing.assert_close(cosine, torch.ones(12), rtol=0, atol=1e-5)
+    assert all(float(torch.cosine_similarity(moved.flatten(1), s.flatten(1)).max()) < 0.95 for s in slopes)
+
+
+def test_identity_and_t_star_0_give_bit_equal_adversarial_images(
+    linear: Setting, unet: Denoiser, diffusion: Callable[..., Purifier]
+) -> None:
+    expected = linear.attacked(BASE, "linf", 0.05).adversarial
+    assert torch.equal(linear.behind(diffusion(unet, t_star=0)).attacked(BASE, "linf", 0.05).adversarial, expected)
+
+
+@each_norm
+def test_the_exact_gradient_is_at_least_as_strong_as_bpda(soft: Setting, norm: str, epsilon: float) -> None:
+    exact, blind = (
+        soft.attacked(replace(BASE, gradient=mode), norm, epsilon).loss.mean() for mode in ("replay", "bpda")
+    )
+    assert float(exact) >= float(blind)
+
+
+# --- randomness
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """A purifier function that writes down the role and draw of the noise it was given."""
+
+    seen: set[tuple[str, int]] = field(default_factory=set)
+
+    def __call__(self, images: Tensor, noise: Noise) -> Tensor:
+        self.seen.update((noise.role, draw) for draw in noise.draws)
+        return images + 0.01 * noise.normal("own")
+
+
+def seen_by(linear: Setting, pgd: PGD, **changes: Any) -> set[tuple[str, int]]:
+    recorder = Recorder()
+    linear.behind(FunctionPurifier(recorder)).attacked(pgd, "linf", 0.01, **changes)
+    return recorder.seen
+
+
+def test_a_fixed_randomness_attack_sees_draw_0_of_its_role_only(linear: Setting) -> None:
+    assert seen_by(linear, ATTACKS["fixed"]) == {("fixed", 0)}
+    assert seen_by(linear, ATTACKS["random start"]) == {("fixed", 0)}
+
+
+def test_an_eot_attack_draws_anew_in_every_step_and_never_from_another_role(linear: Setting) -> None:
+    assert seen_by(linear, ATTACKS["eot"]) == {("attack", draw) for draw in range(3 * 11)}
+    assert seen_by(linear, ATTACKS["several fixed draws"]) == {("fixed", 0), ("fixed", 1)}
+
+
+def test_the_random_start_belongs_to_the_image(linear: Setting) -> None:
+    pgd = replace(BASE, random_start=True, steps=0)
+    out = linear.attacked(pgd, "linf", 0.05).adversarial
+    torch.testing.assert_close(out, linear.images + 0.05 * START(linear.ids).uniform("start"), rtol=0, atol=1e-6)
+
+
+def test_a_broken_image_is_left_at_its_first_misclassified_iterate(soft: Setting) -> None:
+    stopped = soft.attacked(ATTACKS["fixed"], "linf", 0.3)
+    assert bool((stopped.accuracy == 0).all()) and soft.accuracy(stopped.adversarial) == 0
+    for i in range(12):
+        first = int(stopped.iteration[i])
+        if first:
+            shorter = soft.attacked(replace(ATTACKS["fixed, to the end"], steps=first - 1, select="last"), "linf", 0.3)
+            assert float(shorter.accuracy[i]) == 1
+
+
+def test_a_misclassified_iterate_is_kept_even_if_an_earlier_one_had_a_higher_loss() -> None:
+    """One step from a = 0 to a = 1: the loss of class 0 falls from 1.07 to .74, but there class 1 wins."""
+
+    def classify(x: Tensor) -> Tensor:
+        a = (x.mean(dim=(1, 2, 3)) - 0.5) / 0.1
+        return torch.stack([0.05 - 0.05 * a, 0.1 * a, 90 * a - 100 * a.square()], dim=1)
+
+    case = Setting(Defence(IDENTITY, classify, 1), torch.full((1, *SHAPE), 0.5), torch.tensor([0]), [0])
+    out = case.attacked(replace(ATTACKS["fixed"], steps=1, step_size=1.0), "linf", 0.1)
+    assert (out.iteration.tolist(), out.accuracy.tolist()) == ([1], [0.0])
+    assert out.loss.item() == pytest.approx(0.744, abs=1e-3)
+    assert case.attacked(replace(BASE, steps=1, step_size=1.0), "linf", 0.1).iteration.tolist() == [0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@each_attack
+def test_attacks_run_where_the_images_are(soft: Setting, weights: Tensor, pgd: PGD) -> None:
+    moved = weights.cuda()
+    defence = replace(soft.defence, classifier=lambda x: (x.flatten(1) - 0.5) @ moved)
+    there = replace(soft, defence=defence, images=soft.images.cuda(), labels=soft.labels.cuda())
+    sources = {"source": replace(ATTACK if pgd.redraw else FIXED, device="cuda"), "start": replace(START, device="cuda")}
+    out = there.attacked(replace(pgd, steps=2), "linf", 0.05, **sources).adversarial
+    expected = soft.attacked(replace(pgd, steps=2), "linf", 0.05).adversarial
+    torch.testing.assert_close(out.cpu(), expected, rtol=0, atol=1e-4)
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize("change", [{"redraw": True}, {"draws": 2}, {"draws": 2, "redraw": True}], ids=str)
+def test_stopping_at_a_lucky_draw_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"expected stop_when_broken only with one fixed draw .* redraw: false"):
+        replace(ATTACKS["fixed"], **change)
+
+
+def test_an_unknown_selection_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected select to be one of \('best', 'last'\), got 'first'"):
+        replace(BASE, select="first")
+
+
+@pytest.mark.parametrize("select", ["best", "last"])
+@each_norm
+def test_a_gradient_that_is_not_finite_is_an_error_and_not_robustness(
+    linear: Setting, select: str, norm: str, epsilon: float
+) -> None:
+    """sqrt(x - x) has the value 0 and a slope of infinity minus infinity."""
+    broken = linear.behind(FunctionPurifier(lambda x, noise: x + (x - x).sqrt()))
+    assert broken.accuracy(linear.images) == 1
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        broken.attacked(replace(BASE, select=select), norm, epsilon)

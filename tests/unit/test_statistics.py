@@ -1,0 +1,225 @@
+"""Estimators and intervals for robustness numbers, against formulas written out and simulations of known truth."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy.stats import binom, binomtest
+
+from purification.statistics import (
+    Array,
+    average_robustness,
+    bootstrap,
+    majority_vote,
+    mcnemar,
+    mean_estimate,
+    wilson,
+    worst_of,
+)
+
+
+def draws(probabilities: Array, count: int, seed: int = 0) -> Array:
+    """Correctness (n, count) of independent draws with one success probability per image."""
+    return np.random.default_rng(seed).random((len(probabilities), count)) < np.asarray(probabilities)[:, None]
+
+
+# --- intervals
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 20), (20, 20), (237, 1000), (59, 200), (1, 3)])
+def test_wilson_interval_is_the_score_interval_written_out(successes: int, n: int) -> None:
+    z, p = 1.959963984540054, successes / n
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    estimate = wilson(successes, n)
+    assert (estimate.value, estimate.n) == (p, n)
+    assert (estimate.low, estimate.high) == pytest.approx((centre - half, centre + half), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "points"), [(64, 12.0), (256, 6.0), (512, 4.3), (1024, 3.1), (10000, 1.0)])
+def test_wilson_half_width_at_one_half(n: int, points: float) -> None:
+    estimate = wilson(n // 2, n)
+    assert 50 * (estimate.high - estimate.low) == pytest.approx(points, abs=0.15)
+
+
+def test_bootstrap_covers_a_known_mean_at_its_level() -> None:
+    rng, hits = np.random.default_rng(0), 0
+    for trial in range(300):
+        estimate = mean_estimate(rng.exponential(2.0, 80), resamples=400, seed=trial)
+        hits += estimate.low <= 2.0 <= estimate.high
+    assert 0.89 <= hits / 300 <= 0.97  # the percentile interval of a skewed mean is slightly short
+
+
+def test_bootstrap_interval_of_a_mean_has_the_width_of_the_normal_one() -> None:
+    values = np.random.default_rng(1).normal(3.0, 1.0, 500)
+    estimate = mean_estimate(values, resamples=4000, seed=0)
+    half = 1.96 * values.std() / math.sqrt(500)
+    assert estimate.value == pytest.approx(values.mean()) and estimate.n == 500
+    assert (estimate.low, estimate.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+
+
+def test_the_mean_is_bootstrapped_like_any_statistic() -> None:
+    values = np.random.default_rng(2).random(60)
+    general = bootstrap(values, lambda rows: float(rows.mean()), resamples=2000, seed=3)
+    vectorised = mean_estimate(values, resamples=2000, seed=3)
+    assert (general.value, general.n) == pytest.approx((vectorised.value, vectorised.n))
+    assert (general.low, general.high) == pytest.approx((vectorised.low, vectorised.high), abs=0.01)
+
+
+def test_bootstrap_resamples_whole_images() -> None:
+    """Draws nested in an image that agree with each other add nothing: the width follows the number of images."""
+    rows = np.repeat(np.arange(40) % 2, 500).reshape(40, 500).astype(float)
+    estimate = bootstrap(rows, lambda r: float(r.mean()), resamples=2000, seed=0)
+    assert estimate.value == 0.5 and estimate.n == 40
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * 0.5 / math.sqrt(40), rel=0.15)
+
+
+@pytest.mark.usefixtures("global_random_state")
+def test_bootstrap_is_reproducible_from_its_seed() -> None:
+    values = np.random.default_rng(3).random(50)
+    estimates = [mean_estimate(values, resamples=200, seed=seed) for seed in (0, 0, 1)]
+    assert estimates[0] == estimates[1] != estimates[2]
+
+
+# --- repeated attempts
+
+
+def test_average_robustness_is_the_mean_per_image() -> None:
+    correct = np.array([[True, True, False, True], [False] * 4])
+    assert average_robustness(correct).tolist() == [0.75, 0.0]
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3, 5])
+def test_worst_of_counts_the_subsets_of_draws_without_a_failure(attempts: int) -> None:
+    correct = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 1, 1], [1, 0, 0, 1, 0], [0, 0, 0, 0, 0]], dtype=bool)
+    subsets = list(combinations(range(5), attempts))
+    expected = [np.mean([row[list(subset)].all() for subset in subsets]) for row in correct]
+    assert worst_of(correct, attempts).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_worst_of_is_unbiased_exactly() -> None:
+    """Its expectation over k ~ Binomial(20, .9) is .9^10 = .3487; the plug-in (k / M)^N would give .43."""
+    k = np.arange(21)
+    correct = np.arange(20)[None, :] < k[:, None]
+    mass = binom.pmf(k, 20, 0.9)
+    assert float(mass @ worst_of(correct, 10)) == pytest.approx(0.9**10, abs=1e-10) == pytest.approx(0.3487, abs=5e-5)
+    assert float(mass @ (k / 20) ** 10) == pytest.approx(0.4325, abs=2e-3)
+
+
+def test_worst_of_is_unbiased_in_simulation() -> None:
+    estimate = worst_of(draws(np.full(20_000, 0.9), 20), 10)
+    assert float(estimate.mean()) == pytest.approx(0.3487, abs=4 * float(estimate.std()) / math.sqrt(20_000))
+
+
+def test_worst_of_one_is_the_average_and_fewer_successes_than_attempts_give_zero() -> None:
+    correct = draws(np.linspace(0, 1, 50), 20)
+    np.testing.assert_allclose(worst_of(correct, 1), average_robustness(correct), atol=1e-12)
+    k = correct.sum(axis=1)
+    for attempts in (5, 20):
+        assert (worst_of(correct, attempts)[k < attempts] == 0).all()
+        np.testing.assert_allclose(worst_of(correct, attempts)[k == 20], 1.0, rtol=1e-12)
+
+
+def test_worst_of_cannot_rise_with_the_number_of_attempts() -> None:
+    correct = draws(np.random.default_rng(5).beta(0.5, 0.5, 300), 20)
+    values = np.array([worst_of(correct, attempts) for attempts in range(1, 21)])
+    assert (np.diff(values, axis=0) <= 1e-12).all() and values.min() >= 0 and values.max() <= 1 + 1e-12
+
+
+def test_average_and_worst_of_ten_under_a_beta_law() -> None:
+    """P ~ Beta(.5, .5): E P = .5 and E P^10 = C(20, 10) / 4^10 = .176."""
+    correct = draws(np.random.default_rng(6).beta(0.5, 0.5, 20_000), 20)
+    assert float(average_robustness(correct).mean()) == pytest.approx(0.498, abs=0.01)
+    assert float(worst_of(correct, 10).mean()) == pytest.approx(math.comb(20, 10) / 4**10, abs=0.008)
+
+
+# --- votes
+
+
+def votes_of(rows: list[list[int]], labels: list[int], votes: int) -> list[float]:
+    return majority_vote(np.array(rows), np.array(labels), votes, subsets=400, seed=0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("predictions", "label", "expected"),
+    [
+        ([1, 1, 1], 1, 1.0),
+        ([1, 1, 0], 1, 1.0),
+        ([1, 0, 0], 1, 0.0),
+        ([0, 1, 2], 1, 0.0),
+        ([1, 1, 0, 0], 1, 0.0),
+        ([1, 1, 0, 2], 1, 1.0),
+        ([2, 2, 2], 5, 0.0),
+    ],
+    ids=["unanimous", "majority", "minority", "three-way tie", "tie", "plurality", "label never predicted"],
+)
+def test_a_vote_of_all_draws_needs_a_strict_plurality(predictions: list[int], label: int, expected: float) -> None:
+    assert votes_of([predictions], [label], len(predictions)) == [expected]
+
+
+def test_one_vote_is_the_average() -> None:
+    wins = votes_of([[1, 1, 1, 0], [0, 0, 0, 0]], [1, 1], 1)
+    assert wins == pytest.approx([0.75, 0.0], abs=4 * 0.433 / math.sqrt(400))
+
+
+def test_votes_are_averaged_over_subsets_of_the_draws() -> None:
+    """3 of 5 draws right; a subset of three wins with at least two of them: 7 of the 10 subsets."""
+    assert votes_of([[1, 1, 1, 0, 0]], [1], 3) == pytest.approx([0.7], abs=4 * math.sqrt(0.21 / 400))
+
+
+def test_voting_moves_every_probability_towards_0_or_1() -> None:
+    wins = [binom.sf(4, 9, p) for p in (0.3, 0.7)]
+    rng = np.random.default_rng(7)
+    predictions = (rng.random((4000, 9)) < np.repeat([0.3, 0.7], 2000)[:, None]).astype(int)
+    vote = majority_vote(predictions, np.ones(4000, dtype=int), 9, subsets=1, seed=0)
+    assert [vote[:2000].mean(), vote[2000:].mean()] == pytest.approx(wins, abs=4 * 0.5 / math.sqrt(2000))
+    assert wins[0] < 0.3 and wins[1] > 0.7
+
+
+@pytest.mark.parametrize("votes", [1, 3, 9])
+def test_surviving_n_attempts_is_harder_than_winning_a_vote_of_n(votes: int) -> None:
+    correct = draws(np.random.default_rng(8).beta(0.5, 0.5, 400), 9)
+    vote = majority_vote(correct.astype(int), np.ones(400, dtype=int), votes, subsets=300, seed=0)
+    assert (worst_of(correct, votes) <= vote + (votes < 9) * 4 * 0.5 / math.sqrt(300)).all()
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_more_attempts_or_votes_than_draws_are_refused(count: int) -> None:
+    correct = np.ones((3, 5), dtype=int)
+    with pytest.raises(ValueError, match=f"expected 1 <= N <= M = 5 draws, got N = {count}"):
+        worst_of(correct, count)
+    with pytest.raises(ValueError, match=f"expected 1 <= K <= M = 5 draws, got K = {count}"):
+        majority_vote(correct, np.ones(3, dtype=int), count, subsets=1, seed=0)
+
+
+# --- paired comparison and selection bias
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(1, 5), (5, 1), (10, 30), (3, 3), (0, 1), (25, 2)])
+def test_mcnemar_is_the_exact_binomial_test_of_the_discordant_pairs(wins: int, losses: int) -> None:
+    first = np.array([True] * wins + [False] * losses + [True] * 7 + [False] * 9)
+    second = np.array([False] * wins + [True] * losses + [True] * 7 + [False] * 9)
+    n, tail = wins + losses, min(wins, losses)
+    by_hand = min(1.0, 2 * sum(math.comb(n, i) for i in range(tail + 1)) / 2**n)
+    assert mcnemar(first, second) == pytest.approx(by_hand, rel=1e-9)
+    assert mcnemar(first, second) == pytest.approx(binomtest(wins, n).pvalue, rel=1e-12)
+    assert mcnemar(first, second) == pytest.approx(mcnemar(second, first), rel=1e-12)
+
+
+def test_mcnemar_of_equal_arrays_is_one() -> None:
+    same = np.array([True, False, True])
+    assert mcnemar(same, same) == 1.0
+
+
+def test_reporting_the_draws_that_chose_the_attack_overstates_it() -> None:
+    """True success .3 everywhere: the best of 50 ten-draw estimates is .642, fresh draws of the same pick give .3."""
+    rng = np.random.default_rng(9)
+    chosen_on = rng.binomial(10, 0.3, (20_000, 50)) / 10
+    levels = np.arange(11)
+    expected = float((levels / 10) @ np.diff(binom.cdf(np.arange(-1, 11), 10, 0.3) ** 50))
+    assert float(chosen_on.max(axis=1).mean()) == pytest.approx(expected, abs=4e-3) == pytest.approx(0.642, abs=4e-3)
+    fresh = 1 - average_robustness(draws(np.full(20_000, 0.7), 10, seed=10))
+    assert float(fresh.mean()) == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / 200_000))

@@ -1,0 +1,138 @@
+"""Threat models: projections onto ball and box, steepest-ascent steps, and the final check."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from purification.threat import NORMS, TOLERANCE, ThreatModel
+
+Numbers = Callable[..., Tensor]
+NORM_NAMES = sorted(NORMS)
+
+
+def tensors(seed: int, spread: float) -> tuple[Tensor, Tensor]:
+    """Images in the box, some pixels on its faces, and candidates around them."""
+    generator = torch.Generator().manual_seed(seed)
+    images = (2 * torch.rand(3, 2, 4, 4, generator=generator) - 0.5).clamp(0, 1)
+    return images, images + spread * torch.randn(images.shape, generator=generator)
+
+
+@settings(max_examples=150)
+@given(
+    norm=st.sampled_from(NORM_NAMES),
+    epsilon=st.one_of(st.just(0.0), st.floats(1e-6, 3.0)),
+    spread=st.floats(0.0, 100.0),
+    seed=st.integers(0, 10**6),
+)
+def test_projection_always_lands_in_ball_and_box(norm: str, epsilon: float, spread: float, seed: int) -> None:
+    threat, (images, candidate) = ThreatModel(norm, epsilon), tensors(seed, spread)
+    projected = threat.project(candidate, images)
+    assert float(projected.min()) >= 0 and float(projected.max()) <= 1
+    assert float(NORMS[norm].size(projected - images).max()) <= epsilon + TOLERANCE
+    threat.check(projected, images)
+    torch.testing.assert_close(threat.project(projected, images), projected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORM_NAMES)
+def test_points_of_the_set_are_left_alone(norm: str, random_tensor: Numbers) -> None:
+    images = 0.2 + 0.6 * random_tensor(3, 1, 4, 4, dtype=torch.float64)
+    inside = images + 0.01 * random_tensor(3, 1, 4, 4, seed=1, dtype=torch.float64)
+    torch.testing.assert_close(ThreatModel(norm, 0.1).project(inside, images), inside, rtol=0, atol=1e-15)
+
+
+def test_linf_projection_is_the_nearest_point_of_ball_and_box(random_tensor: Numbers) -> None:
+    images, candidate = tensors(0, 0.5)
+    low, high = (images - 0.1).clamp_min(0), (images + 0.1).clamp_max(1)
+    expected = torch.maximum(torch.minimum(candidate, high), low)
+    torch.testing.assert_close(ThreatModel("linf", 0.1).project(candidate, images), expected, rtol=0, atol=1e-7)
+
+
+def test_l2_projection_scales_each_image_onto_its_sphere(random_tensor: Numbers) -> None:
+    images = torch.full((3, 1, 4, 4), 0.5, dtype=torch.float64)
+    delta = random_tensor(3, 1, 4, 4, dtype=torch.float64, normal=True)
+    delta[2] *= 1e-3
+    projected = ThreatModel("l2", 0.1).project(images + delta, images) - images
+    sizes = delta.flatten(1).norm(dim=1)
+    torch.testing.assert_close(projected[:2], delta[:2] * (0.1 / sizes[:2]).view(2, 1, 1, 1), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(projected[2], delta[2], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("norm", "expected"), [("linf", 0.3), ("l2", 0.3 * math.sqrt(16))])
+def test_size_of_a_constant_perturbation(norm: str, expected: float) -> None:
+    sizes = NORMS[norm].size(torch.stack([torch.full((1, 4, 4), -0.3), torch.zeros(1, 4, 4)]))
+    assert sizes.tolist() == pytest.approx([expected, 0.0])
+
+
+def test_linf_steps_follow_the_sign_and_l2_steps_the_normalised_gradient(random_tensor: Numbers) -> None:
+    images = torch.full((3, 1, 4, 4), 0.5, dtype=torch.float64)
+    gradient = random_tensor(3, 1, 4, 4, dtype=torch.float64, normal=True) * torch.tensor([1e-6, 1.0, 1e6]).view(
+        3, 1, 1, 1
+    )
+    linf = ThreatModel("linf", 1.0).ascend(images, gradient, 0.01, images) - images
+    torch.testing.assert_close(linf, 0.01 * gradient.sign(), rtol=0, atol=1e-12)
+    l2 = ThreatModel("l2", 1.0).ascend(images, gradient, 0.01, images) - images
+    torch.testing.assert_close(
+        l2.flatten(1).norm(dim=1), torch.full((3,), 0.01, dtype=torch.float64), rtol=1e-9, atol=0
+    )
+    cosine = torch.cosine_similarity(l2.flatten(1), gradient.flatten(1))
+    torch.testing.assert_close(cosine, torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", NORM_NAMES)
+def test_a_zero_gradient_does_not_move_the_image(norm: str, random_tensor: Numbers) -> None:
+    images = random_tensor(2, 1, 4, 4)
+    assert torch.equal(ThreatModel(norm, 0.1).ascend(images, torch.zeros_like(images), 0.05, images), images)
+
+
+@pytest.mark.parametrize("norm", NORM_NAMES)
+def test_zero_budget_returns_the_image(norm: str) -> None:
+    images, candidate = tensors(3, 10.0)
+    assert torch.equal(ThreatModel(norm, 0.0).project(candidate, images), images)
+
+
+def test_random_start_fills_the_linf_ball(random_tensor: Numbers) -> None:
+    images, uniform = torch.full((50, 1, 8, 8), 0.5), 2 * random_tensor(50, 1, 8, 8) - 1
+    start = ThreatModel("linf", 0.1).random_start(uniform, images)
+    torch.testing.assert_close(start - images, 0.1 * uniform, rtol=0, atol=1e-6)
+    ThreatModel("l2", 0.1).check(ThreatModel("l2", 0.1).random_start(uniform, images), images)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: x * torch.nan, "expected finite adversarial images, got NaN or infinity"),
+        (lambda x: x + torch.inf, "expected finite adversarial images, got NaN or infinity"),
+        (lambda x: x + 0.1 + 2e-6, r"expected \|\|x' - x\|\|_linf <= 0.1, got 0.1"),
+        (lambda x: x - 0.05, r"expected adversarial images in \[0, 1\], got \[-0.05"),
+        (lambda x: x + 0.05, r"expected adversarial images in \[0, 1\], got \[0.05.*, 1.04"),
+    ],
+    ids=["nan", "infinity", "outside the ball", "below the box", "above the box"],
+)
+def test_the_check_names_what_is_violated(spoil: Callable[[Tensor], Tensor], message: str) -> None:
+    images = torch.linspace(0, 1, 32).view(2, 1, 4, 4)
+    with pytest.raises(ValueError, match=message):
+        ThreatModel("linf", 0.1).check(spoil(images), images)
+
+
+@pytest.mark.parametrize("norm", NORM_NAMES)
+def test_the_check_looks_at_every_image(norm: str) -> None:
+    images = torch.full((5, 1, 4, 4), 0.5)
+    wrong = images.clone()
+    wrong[3, 0, 2, 2] += 0.2
+    ThreatModel(norm, 0.2).check(wrong, images)
+    with pytest.raises(ValueError, match=f"_{norm} <= 0.1"):
+        ThreatModel(norm, 0.1).check(wrong, images)
+
+
+def test_unknown_norms_and_negative_budgets_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected a norm among \['l2', 'linf'\], got 'l1'"):
+        ThreatModel("l1", 0.1)
+    with pytest.raises(ValueError, match=r"expected epsilon >= 0, got -0\.1"):
+        ThreatModel("linf", -0.1)

@@ -1,0 +1,106 @@
+"""A copy of the project whose smoke run is finished, with one more purifier whose answers are known."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+# A linear purifier with these singular values: a tenth at 1.5, the rest from .05 to .4.
+PURIFIER = """
+import numpy as np
+import torch
+
+
+def make_purifier(params, image_shape, device):
+    size = int(np.prod(image_shape))
+    rng = np.random.default_rng(params["seed"])
+    left, right = (np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(2))
+    amplified = size // 10
+    values = np.concatenate([np.full(amplified, 1.5), np.linspace(0.05, 0.4, size - amplified)])
+    matrix = torch.tensor(left @ np.diag(values) @ right.T, dtype=torch.float32, device=device)
+
+    def purify(images, noise):
+        return (0.5 + (images - 0.5).flatten(1) @ matrix.T.to(images.dtype)).view_as(images)
+
+    return purify
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project folder and the configuration its results were made with."""
+
+    folder: Path
+    config: Path
+
+    def snakemake(self, *arguments: str, config: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake in the folder; `config` is merged over the configuration."""
+        files = [str(self.config)]
+        if config is not None:
+            extra = self.folder / "extra.yaml"
+            extra.write_text(yaml.safe_dump(config))
+            files.append(str(extra))
+        command = [str(SNAKEMAKE), "--configfile", *files, "--nolock", *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+
+    def planned(self, config: dict[str, Any] | None = None) -> set[str]:
+        """`rule` or `rule wildcards` of every job a dry run plans, the collecting target left out."""
+        done = self.snakemake("-n", "--", "results/tables", config=config)
+        assert done.returncode == 0, done.stdout + done.stderr
+        jobs = set()
+        for block in re.split(r"\n\n+", done.stdout + done.stderr):
+            if match := re.search(r"^(?:local)?rule (\S+):$", block, re.MULTILINE):
+                wildcards = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
+                values = re.findall(r"=([^,\s]+)", wildcards.group(1)) if wildcards else []
+                jobs.add(" ".join([match.group(1), *values]))
+        return jobs - {"results/tables"}
+
+    def path(self, name: str) -> Path:
+        """A file of the results."""
+        return self.folder / "results" / "smoke" / name
+
+
+def copy_project(folder: Path) -> Path:
+    """Everything git would keep, without results."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    (folder / "linear.py").write_text(PURIFIER)
+    config = yaml.safe_load((folder / "config" / "smoke.yaml").read_text())
+    config["purifiers"] = {
+        "linear": {"kind": "python", "path": "linear.py", "factory": "make_purifier", "params": {"seed": 1}}
+    }
+    for key in ("controls", "randomness", "jacobian"):
+        config["run"][key].append("linear")
+    (folder / "smoke_linear.yaml").write_text(yaml.safe_dump(config))
+    return Project(folder, Path("smoke_linear.yaml"))
+
+
+@pytest.fixture(scope="session")
+def finished(project: Project) -> Project:
+    done = project.snakemake("--cores", "2", "--", "results/tables")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return project

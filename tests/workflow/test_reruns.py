@@ -1,0 +1,149 @@
+"""What a change reruns: exactly what depends on it. Every row edits a finished project and reads the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.workflow.conftest import Project
+
+FIGURES = (
+    "compression_robustness",
+    "prediction",
+    "robustness",
+    "distances",
+    "randomness",
+    "spectrum",
+    "budget",
+    "images",
+)
+ALL_FIGURES = {f"render_figures_{name}" for name in (*FIGURES, "training")}
+RELATION = {"render_figures_compression_robustness", "render_figures_prediction"}
+TABLED = {"render_tables", "render_report", "check_results"}
+CONCLUDED = {"fit_compression_robustness", *TABLED, *ALL_FIGURES}
+SWEEP = {"ddpm_25", "ddpm_100", "ddpm_200", "ddim_50", "one_step_200", "sde_200"}
+CONTROLS = {"identity", "constant", "blur", "wiener", "ddpm_0", "linear"}
+RANDOMNESS = {"ddpm_200", "identity", "constant", "blur", "wiener", "linear"}
+
+
+def append(name: str, text: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / name
+        path.write_text(path.read_text() + text)
+
+    return edit
+
+
+def touch(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).touch()
+
+
+def move_key_order(folder: Path) -> None:
+    """Reorder the top-level keys of the default configuration, comments lost."""
+    path = folder / "config" / "default.yaml"
+    settings = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(dict(reversed(list(settings.items()))), sort_keys=False))
+
+
+def of(rule: str, purifiers: set[str]) -> set[str]:
+    """The jobs of a rule for some purifiers."""
+    return {f"{rule} {purifier}" for purifier in purifiers}
+
+
+CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
+    "touched library module": (touch("purification/samplers.py"), set()),
+    "touched stage": (touch("workflow_scripts/attack_images.py"), set()),
+    "comment in a library module": (append("purification/attacks.py", "\n# a comment\n"), set()),
+    "comment in the configuration": (append("config/default.yaml", "\n# a comment\n"), set()),
+    "reordered configuration": (move_key_order, set()),
+    "readme": (append("README.md", "\nmore\n"), set()),
+    "table function": (append("purification/reporting/tables.py", "\nX = 1\n"), TABLED),
+    "test of the results": (append("tests/results/test_results.py", "\nX = 1\n"), {"check_results"}),
+    "stage of the fit": (
+        append("workflow_scripts/fit_compression_robustness.py", "\nX = 1\n"),
+        {"fit_compression_robustness", "render_report", *RELATION},
+    ),
+    "sigmoid": (append("purification/fit.py", "\nX = 1\n"), {"fit_compression_robustness", *TABLED, *RELATION}),
+    "stage of one measurement": (
+        append("workflow_scripts/measure_randomness.py", "\nX = 1\n"),
+        of("measure_randomness", RANDOMNESS) | {"render_figures_randomness"} | TABLED,
+    ),
+    "library module of one measurement": (
+        append("purification/measure/audit.py", "\nX = 1\n"),
+        {"audit_gradients ddpm_200", *TABLED},
+    ),
+    "own purifier": (
+        append("linear.py", "\nX = 1\n"),
+        {"attack_images linear fixed"}
+        | of("purify_images", {"linear"})
+        | of("measure_compression", {"linear"})
+        | of("measure_randomness", {"linear"})
+        | of("compute_jacobian", {"linear"})
+        | {"fit_compression_robustness", *TABLED, *RELATION}
+        | {
+            "render_figures_robustness",
+            "render_figures_images",
+            "render_figures_randomness",
+            "render_figures_spectrum",
+        },
+    ),
+}
+OTHER_ATTACK = {
+    **{"knowledge": "none", "images": 5, "steps": 2, "step_size": 1.0, "random_start": True, "loss": "ce"},
+    **{"gradient": "replay", "draws": 1, "select": "last", "stop_when_broken": False},
+}
+CONFIG: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "purifier that does not run": ({"purifiers": {"ddpm_300": {"steps": 7}}}, set()),
+    "attack that does not run": ({"attacks": {"other": OTHER_ATTACK}}, set()),
+    "memory of the gradient": ({"memory_bytes": 1.0e6}, set()),
+    "bootstrap": ({"evaluation": {"resamples": 50}}, CONCLUDED),
+    "samples of one measurement": (
+        {"randomness": {"samples": 5}},
+        of("measure_randomness", RANDOMNESS) | CONCLUDED,
+    ),
+    "one purifier": (
+        {"purifiers": {"ddpm_25": {"steps": 4}}},
+        {"attack_images ddpm_25 fixed", "purify_images ddpm_25", "measure_compression ddpm_25", *CONCLUDED},
+    ),
+    "one attack": (
+        {"attacks": {"bpda": {"steps": 2}}},
+        {"attack_images ddpm_200 bpda", "purify_images ddpm_200", *CONCLUDED},
+    ),
+    "one more purifier": (
+        {"run": {"sweep": ["ddpm_25", "ddpm_100", "ddpm_200", "ddim_50", "one_step_200", "sde_200", "ode_25"]}},
+        {"attack_images ode_25 fixed", "purify_images ode_25", "measure_compression ode_25", *CONCLUDED},
+    ),
+    "fresh draws of the headline": ({"evaluation": {"draws": 5}}, {"purify_images ddpm_200", *CONCLUDED}),
+}
+
+
+def normalised(jobs: set[str]) -> set[str]:
+    """Wildcards in one order."""
+    return {" ".join([job.split()[0], *sorted(job.split()[1:])]) for job in jobs}
+
+
+@pytest.mark.parametrize("change", CODE)
+def test_a_change_of_code_reruns_exactly_what_depends_on_it(finished: Project, change: str) -> None:
+    edit, expected = CODE[change]
+    kept = {path: path.read_bytes() for path in finished.folder.rglob("*") if path.suffix in {".py", ".yaml", ".md"}}
+    try:
+        edit(finished.folder)
+        assert normalised(finished.planned()) == normalised(expected)
+    finally:
+        for path, content in kept.items():
+            if path.read_bytes() != content:
+                path.write_bytes(content)
+
+
+@pytest.mark.parametrize("change", CONFIG)
+def test_a_change_of_configuration_reruns_exactly_what_depends_on_it(finished: Project, change: str) -> None:
+    config, expected = CONFIG[change]
+    assert normalised(finished.planned(config)) == normalised(expected)
+
+
+def test_a_change_taken_back_leaves_nothing_to_do(finished: Project) -> None:
+    assert finished.planned() == set()
