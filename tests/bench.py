@@ -96,7 +96,9 @@ def main() -> None:
     files = sorted((ROOT / SETTINGS["results"] / "benchmarks").rglob("*.tsv"))
     if files:
         seconds = sum(float(pd.read_csv(file, sep="\t").s.iloc[0]) for file in files)
-        print(f"last default run: {len(files)} jobs, {seconds / 60:.1f} job-minutes; goal {2 * GOAL_MINUTES} (two cores)")
+        print(
+            f"last default run: {len(files)} jobs, {seconds / 60:.1f} job-minutes; goal {2 * GOAL_MINUTES} (two cores)"
+        )
 
 
 if __name__ == "__main__":

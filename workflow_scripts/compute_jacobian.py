@@ -12,8 +12,9 @@ from purification.measure import jacobian
 from purification.measure.randomness import probes_of
 from purification.progress import track
 from purification.purifiers import Purifier
+from workflow_scripts.clouds import cloud_purify
 from workflow_scripts.datasets import read_dataset
-from workflow_scripts.defences import cloud_purify, load_twins, noise_source
+from workflow_scripts.defences import load_twins, noise_source
 from workflow_scripts.job import job, write_rows
 
 if TYPE_CHECKING:
@@ -25,20 +26,17 @@ def spectrum(
 ) -> dict[str, Any]:
     """Spectrum of one image, its matrix-free estimates, and the rms gain of small finite perturbations."""
     fixed, probe = (noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "probe"))
-    pull = jacobian.pullback(
-        purifier,
-        image,
-        identity,
-        fixed,
-        batch_size=settings["batch_size"],
-        mode="replay",
-        kept_steps=purifier.num_steps,
+    pull, pull_one = (
+        jacobian.pullback(
+            purifier, image, identity, fixed, batch_size=size, mode="replay", kept_steps=purifier.num_steps
+        )
+        for size in (settings["batch_size"], 1)
     )
     matrix = jacobian.full_jacobian(pull, image)
     random = probe([identity] * settings["probes"], range(settings["probes"])).normal("hutchinson").flatten(1)
     gains = jacobian.mean_square_gain(pull, random)
     largest = jacobian.largest_gain(
-        pull,
+        pull_one,
         lambda t: jacobian.push(purifier, image, identity, fixed, t),
         random[:1],
         iterations=settings["iterations"],

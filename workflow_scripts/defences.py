@@ -10,13 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from purification.batching import map_batches
 from purification.data import Dataset
 from purification.defence import Defence
-from purification.measure.randomness import Purify
 from purification.models.loading import load_classifier, load_denoiser
 from purification.noise import NoiseSource
-from purification.purifiers import Purifier, make_purifier, purify
+from purification.purifiers import Purifier, make_purifier
 from workflow_scripts.job import replacing
 
 
@@ -82,21 +80,3 @@ def load_defence(
 def noise_source(seed: int, role: str, dataset: Dataset, device: str) -> NoiseSource:
     """Noise of one role for images of this dataset."""
     return NoiseSource(seed, role, dataset.shape, device)
-
-
-def cloud_purify(purifier: Purifier, identity: int, dataset: Dataset, settings: Mapping[str, Any]) -> Purify:
-    """Purify perturbed copies of one dataset image, in batches of the stage's size; draw 0 is the fixed noise."""
-    fixed, fresh = (
-        noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "evaluation")
-    )
-
-    def run(inputs: Tensor, draws: list[int]) -> Tensor:
-        source = fresh if any(draws) else fixed
-
-        def block_of(block: list[int]) -> Tensor:
-            return purify(purifier, inputs[block], source([identity] * len(block), [draws[i] for i in block]))
-
-        with torch.inference_mode():
-            return map_batches(block_of, range(len(inputs)), settings["batch_size"])
-
-    return run

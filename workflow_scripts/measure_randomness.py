@@ -10,8 +10,9 @@ from purification.data import Dataset
 from purification.measure.randomness import decompose, probes_of
 from purification.progress import track
 from purification.purifiers import Purifier
+from workflow_scripts.clouds import cloud_purify
 from workflow_scripts.datasets import read_dataset
-from workflow_scripts.defences import cloud_purify, load_twins, noise_source
+from workflow_scripts.defences import load_twins, noise_source
 from workflow_scripts.job import job, write_rows
 
 if TYPE_CHECKING:

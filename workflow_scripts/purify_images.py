@@ -21,21 +21,18 @@ from workflow_scripts.job import job, replacing, write_rows
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
-Sources = tuple[NoiseSource, NoiseSource]
-
 
 def judged(
-    defence: Defence, inputs: Tensor, labels: Tensor, ids: list[int], sources: Sources, draws: int
+    defence: Defence, inputs: Tensor, purified: Tensor, labels: Tensor, ids: list[int], fresh: NoiseSource, draws: int
 ) -> pd.DataFrame:
     """One row per image: predictions under the fixed noise, on fresh draws, and of the bare classifier."""
-    fixed, fresh = sources
     varied = [defence.predict(inputs, ids, fresh, draw).numpy() for draw in range(draws)]
     return pd.DataFrame(
         {
             "image": ids,
             "label": labels.numpy(),
             "unpurified": defence.logits(inputs).argmax(dim=1).numpy(),
-            "fixed": defence.predict(inputs, ids, fixed, 0).numpy(),
+            "fixed": defence.logits(purified).argmax(dim=1).numpy(),
             "varied": list(np.stack(varied, axis=1)),
         }
     )
@@ -56,18 +53,19 @@ def purify_images(
     )
     counts = {"clean": settings["images"], "random": settings["images"]}
     counts |= {name: count_adversarial(path) for name, path in attacks.items()}
+    images, labels, ids = dataset.take(settings["subset"], max(counts.values()))
+    anchors = defence.purify(images, ids, fixed, 0)
     tables, examples = [], {}
-    for name, count in counts.items():
-        clean, labels, ids = dataset.take(settings["subset"], count)
-        inputs = clean
+    for name, n in counts.items():
+        clean, inputs, some = images[:n], images[:n], ids[:n]
         if name in attacks:
-            inputs = read_adversarial(attacks[name], ids)
+            inputs = read_adversarial(attacks[name], some)
         elif name == "random":
-            normal = control(ids).normal("perturbation")
+            normal = control(some).normal("perturbation")
             inputs = ThreatModel(settings["norm"], settings["epsilon"]).random(normal, clean)
-        anchor, purified = (defence.purify(x, ids, fixed, 0) for x in (clean, inputs))
-        frame = judged(defence, inputs, labels, ids, (fixed, fresh), settings["draws"])
-        frame["compression"] = directional(purified, anchor, inputs, clean).numpy()
+        purified = anchors[:n] if name == "clean" else defence.purify(inputs, some, fixed, 0)
+        frame = judged(defence, inputs, purified, labels[:n], some, fresh, settings["draws"])
+        frame["compression"] = directional(purified, anchors[:n], inputs, clean).numpy()
         for norm, measure in NORMS.items():
             frame[f"size_{norm}"] = measure.size(inputs - clean).numpy()
         tables.append(frame.assign(attack=name))

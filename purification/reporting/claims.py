@@ -328,7 +328,7 @@ def attack_checks(rows: Rows) -> dict[str, tuple[bool, str]]:
     curve = rows.budget_curve(rows.headline)
     usual = rows.settings["attacks"][rows.base_attack]["steps"]
     same_steps, same_size = curve[curve.steps == usual], curve[curve.scale == 1.0].sort_values("steps")
-    largest, zero = same_steps.scale.max(), same_steps[same_steps.scale == 0.0].robust
+    largest, zero = same_steps.scale.max(), curve[curve.scale == 0.0].robust
     chance = 1.0 / rows.frames["purified"].label.nunique()
     big = float(same_steps[same_steps.scale == largest].robust.iloc[0])
     clean = float(fixed_correct(rows.purified(rows.headline, "clean")[: int(curve.robust_n.max())]).mean())

@@ -317,12 +317,15 @@ def test_a_misclassified_iterate_is_kept_even_if_an_earlier_one_had_a_higher_los
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@each_attack
-def test_attacks_run_where_the_images_are(soft: Setting, weights: Tensor, pgd: PGD) -> None:
-    moved = weights.cuda()
+@pytest.mark.parametrize("name", ["fixed", "eot, last iterate"])
+def test_attacks_run_where_the_images_are(soft: Setting, weights: Tensor, name: str) -> None:
+    pgd, moved = ATTACKS[name], weights.cuda()
     defence = replace(soft.defence, classifier=lambda x: (x.flatten(1) - 0.5) @ moved)
     there = replace(soft, defence=defence, images=soft.images.cuda(), labels=soft.labels.cuda())
-    sources = {"source": replace(ATTACK if pgd.redraw else FIXED, device="cuda"), "start": replace(START, device="cuda")}
+    sources = {
+        "source": replace(ATTACK if pgd.redraw else FIXED, device="cuda"),
+        "start": replace(START, device="cuda"),
+    }
     out = there.attacked(replace(pgd, steps=2), "linf", 0.05, **sources).adversarial
     expected = soft.attacked(replace(pgd, steps=2), "linf", 0.05).adversarial
     torch.testing.assert_close(out.cpu(), expected, rtol=0, atol=1e-4)
