@@ -1,14 +1,13 @@
 PYTHON ?= python3
-CONFIG ?= config/default.yaml
+CONFIG ?=
 CORES ?= all
 BIN := .venv/bin
-SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup tables test lint types format bench clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F': ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: .venv/installed ## create .venv with the pinned packages
 
@@ -19,8 +18,8 @@ setup: .venv/installed ## create .venv with the pinned packages
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
-tables: setup ## run the workflow: results/tables, results/figures, results/report.html (CONFIG=..., CORES=...)
-	$(SNAKEMAKE) -- results/tables
+tables: setup ## run the workflow: results/tables, results/figures, results/report.html (CONFIG=my.yaml, CORES=2)
+	$(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG) --) results/tables
 
 test: setup lint types ## run every check: lint, types, unit, stage and workflow tests
 	$(BIN)/python -m pytest --numprocesses 2

@@ -71,7 +71,7 @@ def train_classifier(
         torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return network.eval(), losses
 
 
@@ -110,5 +110,5 @@ def train_denoiser(
         optimiser.step()
         rate.step()
         averaged.update_parameters(network)
-        losses.append(float(loss))
+        losses.append(loss.item())
     return cast(Network, averaged.module).eval(), losses

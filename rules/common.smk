@@ -135,3 +135,13 @@ def report_settings():
     attacks = [config["base_attack"], config["transfer_attack"], *config["run"]["attacks"]]
     settings["purifiers"] = {name: config["purifiers"][name] for name in EVALUATED}
     return {**settings, "attacks": {name: config["attacks"][name] for name in attacks}}
+
+
+def caption_of(figure):
+    """Text of a caption: a parameter of the report, so that rewording it redraws nothing."""
+    return (ROOT / f"docs/captions/{figure}.rst").read_text()
+
+
+def text_digest(path):
+    """Hash of a file that is neither configuration nor Python."""
+    return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:16]

@@ -24,28 +24,14 @@ FIGURE_FILES = {
 }
 
 
-def figure_inputs(figure):
-    """Rows and other files of a figure, by name."""
-    return {**{kind: rows_of(kind) for kind in FIGURES[figure]}, **FIGURE_FILES.get(figure, {})}
-
-
-def caption_of(figure):
-    """Text of a caption: a parameter of the report, so that rewording it redraws nothing."""
-    return (ROOT / f"docs/captions/{figure}.rst").read_text()
-
-
-def text_digest(path):
-    """Hash of a file that is neither configuration nor Python."""
-    return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:16]
-
-
 for figure in FIGURES:
 
     rule:
         name:
             f"render_figures_{figure}"
         input:
-            **figure_inputs(figure),
+            **{kind: rows_of(kind) for kind in FIGURES[figure]},
+            **FIGURE_FILES.get(figure, {}),
         output:
             pdf=f"{RESULTS}/figures/{figure}.pdf",
             png=report(f"{RESULTS}/figures/{figure}.png", caption=f"../docs/captions/{figure}.rst", category="Figures"),

@@ -93,12 +93,20 @@ def main() -> None:
                 noise.normal("reverse", step)  # type: ignore[attr-defined]
 
         paired(f"noise / purify, batch {batch}", draw, run, "<= 0.01")
-    files = sorted((ROOT / SETTINGS["results"] / "benchmarks").rglob("*.tsv"))
-    if files:
-        seconds = sum(float(pd.read_csv(file, sep="\t").s.iloc[0]) for file in files)
-        print(
-            f"last default run: {len(files)} jobs, {seconds / 60:.1f} job-minutes; goal {2 * GOAL_MINUTES} (two cores)"
-        )
+    breakdown()
+
+
+def breakdown() -> None:
+    """Job-minutes of the last default run by rule, from Snakemake's benchmark files."""
+    folder = ROOT / SETTINGS["results"] / "benchmarks"
+    seconds: dict[str, list[float]] = {}
+    for file in sorted(folder.rglob("*.tsv")):
+        rule = file.relative_to(folder).parts[0].removesuffix(".tsv")
+        seconds.setdefault(rule, []).append(float(pd.read_csv(file, sep="\t").s.iloc[0]))
+    total = sum(sum(values) for values in seconds.values())
+    for rule, values in sorted(seconds.items(), key=lambda item: -sum(item[1])):
+        print(f"{rule:<30} {len(values):3d} jobs {sum(values) / 60:6.1f} min")
+    print(f"{'last default run':<30} {total / 60:15.1f} job-minutes, two at a time; goal {2 * GOAL_MINUTES}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from purification.defence import Defence, margin
 from purification.models.denoisers import Denoiser
 from purification.noise import Noise, NoiseSource
 from purification.purifiers import FunctionPurifier, Purifier
+from purification.schedule import Level
 from purification.threat import ThreatModel
 
 SHAPE = (1, 6, 6)
@@ -322,13 +323,28 @@ def test_attacks_run_where_the_images_are(soft: Setting, weights: Tensor, name: 
     pgd, moved = ATTACKS[name], weights.cuda()
     defence = replace(soft.defence, classifier=lambda x: (x.flatten(1) - 0.5) @ moved)
     there = replace(soft, defence=defence, images=soft.images.cuda(), labels=soft.labels.cuda())
-    sources = {
-        "source": replace(ATTACK if pgd.redraw else FIXED, device="cuda"),
-        "start": replace(START, device="cuda"),
-    }
-    out = there.attacked(replace(pgd, steps=2), "linf", 0.05, **sources).adversarial
+    source = replace(ATTACK if pgd.redraw else FIXED, device="cuda")
+    out = there.attacked(replace(pgd, steps=2), "linf", 0.05, source=source).adversarial
     expected = soft.attacked(replace(pgd, steps=2), "linf", 0.05).adversarial
     torch.testing.assert_close(out.cpu(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("memory", "visits"), [(0.0, 2), (1e9, 1)])
+def test_memory_changes_how_often_a_step_runs_and_nothing_else(
+    linear: Setting, curved: Denoiser, diffusion: Callable[..., Purifier], memory: float, visits: int
+) -> None:
+    calls: list[int] = []
+
+    def epsilon(u: Tensor, level: Level) -> Tensor:
+        calls.append(len(u))
+        return curved.epsilon(u, level)
+
+    pgd = replace(BASE, steps=2)
+    expected = linear.behind(diffusion(curved)).attacked(pgd, "linf", 0.05).adversarial
+    counted = linear.behind(diffusion(Denoiser(epsilon, curved.schedule)))
+    assert torch.equal(counted.attacked(pgd, "linf", 0.05, memory=memory).adversarial, expected)
+    batches, steps = 3, 5
+    assert len(calls) == 1 + (pgd.steps + 1) * batches * steps * visits  # one to measure the memory of a step
 
 
 # --- refusals
@@ -343,6 +359,18 @@ def test_stopping_at_a_lucky_draw_is_refused(change: dict[str, Any]) -> None:
 def test_an_unknown_selection_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected select to be one of \('best', 'last'\), got 'first'"):
         replace(BASE, select="first")
+
+
+def test_the_attack_is_checked_against_the_threat_model(linear: Setting) -> None:
+    class Loose(ThreatModel):
+        def project(self, candidate: Tensor, images: Tensor) -> Tensor:
+            return candidate
+
+    with pytest.raises(ValueError, match=r"expected \|\|x' - x\|\|_linf <= 0\.05, got"):
+        attack(
+            linear.defence, linear.images, linear.labels, linear.ids,
+            threat=Loose("linf", 0.05), pgd=BASE, source=FIXED, start=START, memory=0.0,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("select", ["best", "last"])

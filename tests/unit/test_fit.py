@@ -197,6 +197,16 @@ def test_a_prediction_is_made_from_the_others_alone() -> None:
         assert made[20 + i].predicted == pytest.approx(np.mean([robust[j] for j in others]))
 
 
+def test_the_null_models_compression_predicts_with_the_same_sigmoid_and_other_features_with_a_line() -> None:
+    features = {name: RATES.tolist() for name in ("compression", "null compression", "line")}
+    made = leave_one_out(NAMES, features, observed("scaled", 0), COUNTS, clean=CLEAN)
+    predicted = {name: [p.predicted for p in made if p.predictor == name] for name in features}
+    assert predicted["null compression"] == predicted["compression"] != predicted["line"]
+    rates, robust = RATES[1:], observed("scaled", 0)[1:]
+    slope, intercept = np.linalg.lstsq(np.column_stack([rates, np.ones(9)]), robust, rcond=None)[0]
+    assert predicted["line"][0] == pytest.approx(min(intercept + slope * RATES[0], 1.0), rel=1e-9)
+
+
 def test_straight_lines_are_predicted_exactly_by_their_feature() -> None:
     robust = (0.9 - 0.5 * RATES).tolist()
     made = leave_one_out(NAMES, {"line": RATES.tolist()}, robust, COUNTS, clean=CLEAN)

@@ -129,20 +129,24 @@ def test_the_identity_has_radius_zero_under_varied_noise_only(image: Tensor, pro
     assert row["radius_fixed"] == row["radius_both"] == pytest.approx(row["radius_before"], rel=0.01)
 
 
-def test_an_affine_purifier_decomposes_in_closed_form(image: Tensor, probes: Tensor) -> None:
+def test_an_affine_purifier_decomposes_in_closed_form(image: Tensor) -> None:
     """f = gain x + spread w: radii spread sqrt(D) and gain r0, adding in squares when both vary."""
-    row = decompose(affine(0.4, 0.03), image, probes)
-    varied, fixed = 0.03 * math.sqrt(SIZE), 0.4 * EPSILON * math.sqrt(SIZE / 3)
+    gain, spread, epsilon = 0.4, 0.1, 0.3
+    row = decompose(affine(gain, spread), image, probes_of(SOURCE, 5, 64, epsilon))
+    varied, fixed = spread * math.sqrt(SIZE), gain * epsilon * math.sqrt(SIZE / 3)
     assert row["radius_varied"] == pytest.approx(varied, rel=0.01)
     assert row["radius_fixed"] == pytest.approx(fixed, rel=0.01)
     assert row["radius_both"] == pytest.approx(math.hypot(varied, fixed), rel=0.01)
-    change = (0.6**2) * float(image.var())  # of (gain - 1) x, common to all samples of a cloud
-    assert row["correlation_varied"] == pytest.approx(change / (change + 0.03**2), abs=0.01)
-    assert row["correlation_from_clean_varied"] == pytest.approx(row["correlation_varied"], abs=1e-9)
-    common, own = change + 0.03**2, EPSILON**2 / 3
-    assert row["correlation_fixed"] == pytest.approx(common / (common + 0.36 * own), abs=0.01)
-    assert row["correlation_from_clean_fixed"] == pytest.approx(common / (common + 0.16 * own), abs=0.01)
-    assert row["correlation_both"] == pytest.approx(change / (change + 0.03**2 + 0.36 * own), abs=0.01)
+    change, noise, input_noise = (gain - 1) ** 2 * float(image.var()), spread**2, epsilon**2 / 3  # variances per pixel
+    expected = {
+        "correlation_varied": change / (change + noise),
+        "correlation_from_clean_varied": change / (change + noise),
+        "correlation_fixed": (change + noise) / (change + noise + (gain - 1) ** 2 * input_noise),
+        "correlation_from_clean_fixed": (change + noise) / (change + noise + gain**2 * input_noise),
+        "correlation_both": change / (change + noise + (gain - 1) ** 2 * input_noise),
+        "correlation_from_clean_both": change / (change + noise + gain**2 * input_noise),
+    }
+    assert {name: row[name] for name in expected} == pytest.approx(expected, abs=0.03)
 
 
 # --- compression

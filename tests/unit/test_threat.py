@@ -14,7 +14,7 @@ from torch import Tensor
 from purification.threat import NORMS, TOLERANCE, ThreatModel
 
 Numbers = Callable[..., Tensor]
-NORM_NAMES = sorted(NORMS)
+each_norm = pytest.mark.parametrize("norm", sorted(NORMS))
 
 
 def tensors(seed: int, spread: float) -> tuple[Tensor, Tensor]:
@@ -26,7 +26,7 @@ def tensors(seed: int, spread: float) -> tuple[Tensor, Tensor]:
 
 @settings(max_examples=150)
 @given(
-    norm=st.sampled_from(NORM_NAMES),
+    norm=st.sampled_from(sorted(NORMS)),
     epsilon=st.one_of(st.just(0.0), st.floats(1e-6, 3.0)),
     spread=st.floats(0.0, 100.0),
     seed=st.integers(0, 10**6),
@@ -40,7 +40,7 @@ def test_projection_always_lands_in_ball_and_box(norm: str, epsilon: float, spre
     torch.testing.assert_close(threat.project(projected, images), projected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("norm", NORM_NAMES)
+@each_norm
 def test_points_of_the_set_are_left_alone(norm: str, random_tensor: Numbers) -> None:
     images = 0.2 + 0.6 * random_tensor(3, 1, 4, 4, dtype=torch.float64)
     inside = images + 0.01 * random_tensor(3, 1, 4, 4, seed=1, dtype=torch.float64)
@@ -85,13 +85,13 @@ def test_linf_steps_follow_the_sign_and_l2_steps_the_normalised_gradient(random_
     torch.testing.assert_close(cosine, torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("norm", NORM_NAMES)
+@each_norm
 def test_a_zero_gradient_does_not_move_the_image(norm: str, random_tensor: Numbers) -> None:
     images = random_tensor(2, 1, 4, 4)
     assert torch.equal(ThreatModel(norm, 0.1).ascend(images, torch.zeros_like(images), 0.05, images), images)
 
 
-@pytest.mark.parametrize("norm", NORM_NAMES)
+@each_norm
 def test_zero_budget_returns_the_image(norm: str) -> None:
     images, candidate = tensors(3, 10.0)
     assert torch.equal(ThreatModel(norm, 0.0).project(candidate, images), images)
@@ -102,6 +102,18 @@ def test_random_start_fills_the_linf_ball(random_tensor: Numbers) -> None:
     start = ThreatModel("linf", 0.1).random_start(uniform, images)
     torch.testing.assert_close(start - images, 0.1 * uniform, rtol=0, atol=1e-6)
     ThreatModel("l2", 0.1).check(ThreatModel("l2", 0.1).random_start(uniform, images), images)
+
+
+@each_norm
+def test_a_random_perturbation_is_as_large_as_the_budget(norm: str, random_tensor: Numbers) -> None:
+    images = torch.full((4, 1, 8, 8), 0.5, dtype=torch.float64)
+    normal = random_tensor(4, 1, 8, 8, dtype=torch.float64, normal=True)
+    unit = {"linf": normal.sign(), "l2": normal / normal.flatten(1).norm(dim=1).view(4, 1, 1, 1)}[norm]
+    for scale in (1e-3, 1.0):
+        delta = ThreatModel(norm, 0.1).random(scale * normal, images) - images
+        torch.testing.assert_close(delta, 0.1 * unit, rtol=1e-9, atol=1e-12)
+    faces = images.round()
+    ThreatModel(norm, 0.1).check(ThreatModel(norm, 0.1).random(normal, faces), faces)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +133,7 @@ def test_the_check_names_what_is_violated(spoil: Callable[[Tensor], Tensor], mes
         ThreatModel("linf", 0.1).check(spoil(images), images)
 
 
-@pytest.mark.parametrize("norm", NORM_NAMES)
+@each_norm
 def test_the_check_looks_at_every_image(norm: str) -> None:
     images = torch.full((5, 1, 4, 4), 0.5)
     wrong = images.clone()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from purification.models.classifiers import ResidualNetwork
 from purification.philox import generator
 from purification.schedule import Schedule
 from purification.training import initialise, sample_indices, train_classifier, train_denoiser
@@ -132,17 +133,37 @@ def test_the_rate_warms_up_linearly_and_decays_along_a_cosine(
     np.testing.assert_allclose(moved, 1e-2 * np.array(rates), rtol=1e-3, atol=2e-6)
 
 
-def test_the_first_loss_is_the_noise_prediction_error_written_out(images: Tensor, schedule: Schedule) -> None:
-    network = Scale()
-    _, losses = train_denoiser(images, network, schedule, {**DENOISER, "steps": 1}, 4)
-    rng = generator(4, "training", "denoiser", step=0)
-    chosen = rng.integers(0, 20, 8)
-    low = rng.random(8) < 0.5
-    index = (rng.random(8) * np.where(low, 200, 1000)).astype(int)
-    eps = torch.from_numpy(rng.standard_normal((8, 1, 8, 8), dtype=np.float32))
-    abar = torch.from_numpy(schedule.alpha_bars[index]).float().view(-1, 1, 1, 1)
-    u = abar.sqrt() * (2 * images[chosen] - 1) + (1 - abar).sqrt() * eps
-    assert losses[0] == pytest.approx(float(F.mse_loss(0.5 * u, eps)), rel=1e-6)
+def test_losses_are_the_noise_prediction_errors_of_a_new_batch_in_every_step(
+    images: Tensor, schedule: Schedule
+) -> None:
+    _, losses = train_denoiser(images, Scale(0.5), schedule, {**DENOISER, "learning_rate": 0.0}, 4)
+    expected = []
+    for step in range(5):
+        rng = generator(4, "training", "denoiser", step=step)
+        chosen = rng.integers(0, 20, 8)
+        low = rng.random(8) < 0.5
+        index = (rng.random(8) * np.where(low, 200, 1000)).astype(int)
+        eps = torch.from_numpy(rng.standard_normal((8, 1, 8, 8), dtype=np.float32))
+        abar = torch.from_numpy(schedule.alpha_bars[index]).float().view(-1, 1, 1, 1)
+        u = abar.sqrt() * (2 * images[chosen] - 1) + (1 - abar).sqrt() * eps
+        expected.append(float(F.mse_loss(0.5 * u, eps)))
+    assert losses == pytest.approx(expected, rel=1e-6) and len(set(losses)) == 5
+
+
+def test_losses_are_the_cross_entropies_of_shifted_images_in_every_step(images: Tensor, labels: Tensor) -> None:
+    """Batch normalisation with batch statistics does not depend on the past, so one untrained network tells all."""
+    settings = {**CLASSIFIER, "learning_rate": 0.0, "weight_decay": 0.0, "shift": 2}
+    losses, expected = train_classifier(images, labels, settings, 4)[1], []
+    network = initialise(lambda: ResidualNetwork(1, 3, [4, 8]), 4)
+    network.mean.copy_(images.mean())
+    network.std.copy_(images.std())
+    for step in range(5):
+        rng = generator(4, "training", "classifier", step=step)
+        chosen = rng.integers(0, 20, 8)
+        rows, columns = (np.clip(np.arange(8) + by[:, None] - 2, 0, 7) for by in rng.integers(0, 5, (8, 2)).T)
+        batch = torch.stack([images[i][:, r][:, :, c] for i, r, c in zip(chosen, rows, columns, strict=True)])
+        expected.append(float(F.cross_entropy(network(batch), labels[chosen]).detach()))
+    assert losses == pytest.approx(expected, rel=1e-5) and len(set(losses)) == 5
 
 
 def test_the_result_is_the_moving_average_of_the_weights(images: Tensor, schedule: Schedule) -> None:
