@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from purification.defence import Defence
+from purification.defence import LOSSES, Defence
+from purification.gradients import MODES
 from purification.noise import NoiseSource
 from purification.progress import track
 from purification.threat import ThreatModel
@@ -45,6 +46,11 @@ class PGD:
     stop_when_broken: bool
 
     def __post_init__(self) -> None:
+        for name, value, known in (("loss", self.loss, LOSSES), ("gradient", self.gradient, MODES)):
+            if value not in known:
+                raise ValueError(f"expected {name} to be one of {sorted(known)}, got {value!r}")
+        if self.steps < 0 or self.draws < 1:
+            raise ValueError(f"expected steps >= 0 and draws >= 1, got {self.steps} and {self.draws}")
         if self.select not in SELECTIONS:
             raise ValueError(f"expected select to be one of {SELECTIONS}, got {self.select!r}")
         if self.stop_when_broken and (self.redraw or self.draws != 1):
@@ -100,22 +106,19 @@ def attack(
     start   noise of the random start
     memory  bytes of activations the exact gradient may keep
     """
-    n, size = len(images), pgd.step_size * threat.epsilon
+    size = pgd.step_size * threat.epsilon
     kept = defence.kept_steps(images, ids, source, memory)
     x = threat.random_start(start(ids).uniform("start"), images) if pgd.random_start else images.clone()
-    best = AttackResult(x.clone(), torch.full((n,), -torch.inf), torch.ones(n), torch.zeros(n, dtype=torch.int64))
-    active = torch.arange(n)
+    zeros = torch.zeros(len(images), device=images.device)
+    best = AttackResult(x.clone(), zeros - torch.inf, zeros + 1, zeros.long())
+    active = torch.arange(len(images), device=images.device)
     for step in track(range(pgd.steps + 1), "attack"):
         some_ids = [ids[i] for i in active.tolist()]
         loss, gradient, accuracy = _averaged(defence, x[active], labels[active], some_ids, source, pgd, step, kept)
         if not (torch.isfinite(loss).all() and torch.isfinite(gradient).all()):
-            raise ValueError(
-                "expected a finite loss and gradient, got NaN or infinity — the defence is not differentiable"
-            )
-        broken = accuracy == 0 if pgd.stop_when_broken else torch.zeros(len(active), dtype=torch.bool)
-        better = (
-            (loss > best.loss[active]) | broken if pgd.select == "best" else torch.ones(len(active), dtype=torch.bool)
-        )
+            raise ValueError("expected a finite loss and gradient, got NaN or infinity — mend the defence's derivative")
+        broken = (accuracy == 0) & pgd.stop_when_broken
+        better = (loss > best.loss[active]) | broken | (pgd.select == "last")
         chosen = active[better]
         best.adversarial[chosen] = x[chosen]
         best.loss[chosen], best.accuracy[chosen] = loss[better], accuracy[better]

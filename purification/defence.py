@@ -45,7 +45,8 @@ class Defence:
         def run(block: list[int]) -> Tensor:
             return purify(self.purifier, images[block], source([ids[i] for i in block], draw))
 
-        with torch.inference_mode():
+        # no_grad, not inference_mode: a guided purifier differentiates inside
+        with torch.no_grad():
             return map_batches(run, range(len(images)), self.batch_size)
 
     def logits(self, images: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import curve_fit
 from scipy.special import expit
-from scipy.stats import norm, t
+from scipy.stats import t
 
 Array = NDArray[Any]
 REWEIGHTINGS = 10
@@ -69,8 +69,8 @@ class Fit:
         """Fitted robust accuracy at compression rates."""
         return self.curve(np.asarray(cr, dtype=float), *self.parameters)
 
-    def band(self, cr: Array, level: float = 0.95) -> tuple[Array, Array]:
-        """Pointwise confidence band of the curve by the delta method."""
+    def band(self, cr: Array, *, level: float) -> tuple[Array, Array]:
+        """Pointwise confidence band of the curve by the delta method, Student t like the parameters' intervals."""
         cr = np.asarray(cr, dtype=float)
         step = 1e-5 * np.maximum(np.abs(self.parameters), 1e-3)
         shifts = [np.where(np.arange(len(step)) == i, h, 0.0) for i, h in enumerate(step)]
@@ -78,7 +78,7 @@ class Fit:
         down = np.array([self.curve(cr, *(self.parameters - s)) for s in shifts])
         slope = (up - down) / (2 * step[:, None])
         spread = np.sqrt(np.einsum("ip,ij,jp->p", slope, self.covariance, slope))
-        middle, width = self.predict(cr), float(norm.ppf(0.5 + level / 2)) * spread
+        middle, width = self.predict(cr), float(t.ppf(0.5 + level / 2, self.n - len(self.names))) * spread
         return middle - width, middle + width
 
 
@@ -150,7 +150,7 @@ def leave_one_out(
     n: Sequence[int],
     *,
     clean: float,
-    level: float = 0.9,
+    level: float,
 ) -> list[Prediction]:
     """Predict every purifier from a fit to the others.
 

@@ -2,8 +2,9 @@
 
 Modes
     autograd  plain differentiation of the executed chain; memory grows with the number of steps
-    replay    the same gradient, bit for bit: states are stored, steps are recomputed one at a time from the last to the
-              first with the same noise; the last `kept_steps` steps keep their activations instead
+    replay    the same gradient (bit for bit, but for the order of sums where steps also read the image): states are
+              stored, steps are recomputed one at a time from the last to the first with the same noise; the last
+              `kept_steps` steps keep their activations instead
     bpda      the purifier's derivative is replaced by the identity (Athalye et al. 2018): not a gradient of what runs
 """
 
@@ -66,8 +67,10 @@ def _replay(purifier: Purifier, images: Tensor, noise: Noise, objective: PerImag
         leaf = states.pop().requires_grad_()
         adjoint, direct = _pull(purifier.step(number, leaf, source, noise), adjoint, leaf, source)
         total = total + direct
-    (first,) = torch.autograd.grad(purifier.start(source, noise), source, adjoint)
-    return Gradient(values.detach(), first + total, purified.detach())
+    begin = purifier.start(source, noise)
+    if begin.requires_grad:
+        total = total + torch.autograd.grad(begin, source, adjoint)[0]
+    return Gradient(values.detach(), total, purified.detach())
 
 
 def _pull(output: Tensor, adjoint: Tensor | None, state: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,8 +107,9 @@ def steps_within(purifier: Purifier, images: Tensor, noise: Noise, memory: float
     saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
+        if tensor.requires_grad or not tensor.is_leaf:  # frozen weights are shared by all steps
+            storage = tensor.untyped_storage()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     source = images.detach().requires_grad_()

@@ -20,6 +20,8 @@ def generator(seed: int, role: str, stream: str, image: int = 0, draw: int = 0, 
     for name, value in (("seed", seed), ("image", image), ("draw", draw), ("step", step)):
         if value < 0:
             raise ValueError(f"expected a non-negative {name}, got {value} — number images, draws and steps from 0")
+    if "/" in role or "/" in stream:
+        raise ValueError(f"expected a role and a stream without '/', got {role!r} and {stream!r} — rename it")
     key = np.array([seed, _word(f"{role}/{stream}")], dtype=np.uint64)
     counter = np.array([0, image, draw, step], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))

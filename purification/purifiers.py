@@ -20,7 +20,7 @@ from torch import Tensor
 
 from purification.models.denoisers import Denoiser
 from purification.noise import FORWARD, REVERSE, Noise
-from purification.samplers import SAMPLERS, Step
+from purification.samplers import CONTINUOUS, SAMPLERS, Step
 
 CLIPS = ("none", "clamp", "straight_through")
 Shape = tuple[int, int, int]
@@ -77,7 +77,7 @@ class DiffusionPurifier:
 
     denoiser       eps(u, level) on [-1, 1]
     table          reverse steps, see `samplers`
-    start_level    abar of the forward noise (1 for reverse-only)
+    start_alpha_bar abar of the forward noise (1 for reverse-only)
     clip           what is done to the data estimate in every step: "none", "clamp" (zero gradient where active) or
                    "straight_through" (clamped value, gradient of the unclamped one)
     clamp_output   whether the result is clamped to [0, 1] before the classifier
@@ -130,6 +130,10 @@ def diffusion(settings: Mapping[str, Any], denoiser: Denoiser) -> Purifier:
     if t_star == 0:
         return FunctionPurifier(lambda images, noise: images)
     options = {key: settings[key] for key in ("steps", "variance", "eta") if key in settings}
+    if clip != "none" and settings["sampler"] in CONTINUOUS:
+        raise ValueError(
+            f"expected clip 'none' with {settings['sampler']}, got {clip!r} — it has no data estimate to clip"
+        )
     table = SAMPLERS[settings["sampler"]](denoiser.schedule, t_star=t_star, **options)
     start = denoiser.schedule.level(t_star - 1).alpha_bar if settings["forward_noise"] else 1.0
     return DiffusionPurifier(denoiser, tuple(table), start, clip, settings["clamp_output"])

@@ -20,6 +20,7 @@ from itertools import pairwise
 from purification.schedule import Level, Schedule
 
 VARIANCES = ("fixed_large", "fixed_small")
+CONTINUOUS = ("vp_sde", "pf_ode")  # samplers of the continuous schedule
 END_TIME = 1e-5  # last time of the continuous samplers (DiffPure, Nie et al. 2022)
 
 

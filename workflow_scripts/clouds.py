@@ -27,7 +27,7 @@ def cloud_purify(purifier: Purifier, identity: int, dataset: Dataset, settings: 
         def block_of(block: list[int]) -> Tensor:
             return purify(purifier, inputs[block], source([identity] * len(block), [draws[i] for i in block]))
 
-        with torch.inference_mode():
+        with torch.no_grad():
             return map_batches(block_of, range(len(inputs)), min(len(inputs), settings["batch_size"]))
 
     return run

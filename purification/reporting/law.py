@@ -11,6 +11,7 @@ import pandas as pd
 
 from purification.fit import FORMS, Fit, fit_sigmoid, leave_one_out
 from purification.reporting.rows import Rows, columns
+from purification.statistics import CONFIDENCE
 
 logger = logging.getLogger("purification")
 GRID = np.linspace(0.0, 1.1, 111)
@@ -81,14 +82,14 @@ def fits(rows: Rows, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
                 fitted = fit(data, form)
                 head = {"subset": subset, "form": form, "anchor": anchor}
                 parameters.append({**head, **_parameters(fitted), "clean": clean_reference(chosen)})
-                low, high = fitted.band(GRID)
+                low, high = fitted.band(GRID, level=CONFIDENCE)
                 values = {"compression": GRID, "robust": fitted.predict(GRID), "low": low, "high": high}
                 curves.append(pd.DataFrame({**head, **values}))
     return pd.DataFrame(parameters), pd.concat(curves, ignore_index=True)
 
 
 def _parameters(fitted: Fit) -> dict[str, Any]:
-    low, high = fitted.band(np.zeros(1))
+    low, high = fitted.band(np.zeros(1), level=CONFIDENCE)
     record: dict[str, Any] = {"n": fitted.n, "r_squared": fitted.r_squared, "chi_squared": fitted.chi_squared}
     record |= {"intercept": float(fitted.predict(np.zeros(1))[0]), "intercept_low": low[0], "intercept_high": high[0]}
     for i, name in enumerate(fitted.names):

@@ -8,7 +8,7 @@ from typing import Any
 import lmfit
 import numpy as np
 import pytest
-from scipy.stats import norm, t
+from scipy.stats import t
 
 from purification.fit import FORMS, Fit, Prediction, anchored, fit_sigmoid, leave_one_out, logistic, scaled
 from purification.statistics import Array
@@ -49,7 +49,7 @@ def test_curves_have_the_known_values(form: str, rates: list[float], expected: l
     assert truth(form, np.array(rates)).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def test_a_logistic_curve_passes_through_its_two_published_points() -> None:
+def test_two_points_determine_a_logistic_curve() -> None:
     """(0, .88) and (.24, .237) give k = 13.2 and c = .151; it is 50 % at .15 and 3.6 % at .40."""
     curve = logistic(np.array([0.0, 0.24, 0.15, 0.40]), 13.2, 0.151)
     assert curve.tolist() == pytest.approx([0.88, 0.237, 0.5, 0.036], abs=5e-3)
@@ -105,7 +105,7 @@ def test_a_constant_has_no_explained_variance() -> None:
 def test_the_anchored_form_passes_through_the_clean_accuracy(robust: list[float]) -> None:
     fitted = fit("anchored", robust)
     assert float(fitted.predict(np.zeros(1))[0]) == pytest.approx(CLEAN, rel=1e-12)
-    low, high = fitted.band(np.zeros(1))
+    low, high = fitted.band(np.zeros(1), level=0.95)
     assert (low[0], high[0]) == pytest.approx((CLEAN, CLEAN), abs=1e-9)
 
 
@@ -125,12 +125,13 @@ def test_parameter_intervals_cover_the_truth_and_errors_are_the_spread_of_repeat
 def test_the_band_is_the_delta_method_and_covers_the_curve(form: str) -> None:
     grid, covered = np.linspace(0.15, 0.8, 14), np.zeros(14)
     for seed in range(60):
-        low, high = fit(form, observed(form, 300 + seed)).band(grid)
+        low, high = fit(form, observed(form, 300 + seed)).band(grid, level=0.95)
         covered += (low <= truth(form, grid)) & (truth(form, grid) <= high)
     assert covered.mean() / 60 == pytest.approx(0.95, abs=0.05)
     fitted = fit(form, observed(form, 7))
-    widths = [np.subtract(*fitted.band(grid, level)[::-1]) for level in (0.5, 0.95)]
-    np.testing.assert_allclose(widths[0] / widths[1], norm.ppf(0.75) / norm.ppf(0.975), rtol=1e-9)
+    freedom = fitted.n - len(fitted.names)
+    widths = [np.subtract(*fitted.band(grid, level=level)[::-1]) for level in (0.5, 0.95)]
+    np.testing.assert_allclose(widths[0] / widths[1], t.ppf(0.75, freedom) / t.ppf(0.975, freedom), rtol=1e-9)
 
 
 def test_the_band_of_a_logistic_is_known_in_closed_form() -> None:
@@ -139,7 +140,7 @@ def test_the_band_of_a_logistic_is_known_in_closed_form() -> None:
     p = fitted.predict(RATES)
     slope = -(p * (1 - p)) * np.array([RATES - c, np.full(len(RATES), -k)])  # by k and by c
     spread = np.sqrt(np.einsum("ip,ij,jp->p", slope, fitted.covariance, slope))
-    np.testing.assert_allclose(fitted.band(RATES)[1] - p, norm.ppf(0.975) * spread, rtol=1e-4)
+    np.testing.assert_allclose(fitted.band(RATES, level=0.95)[1] - p, t.ppf(0.975, fitted.n - 2) * spread, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("form", "points"), [("scaled", 3), ("anchored", 2), ("logistic", 2)])
@@ -199,7 +200,7 @@ def test_a_prediction_is_made_from_the_others_alone() -> None:
 
 def test_the_null_models_compression_predicts_with_the_same_sigmoid_and_other_features_with_a_line() -> None:
     features = {name: RATES.tolist() for name in ("compression", "null compression", "line")}
-    made = leave_one_out(NAMES, features, observed("scaled", 0), COUNTS, clean=CLEAN)
+    made = leave_one_out(NAMES, features, observed("scaled", 0), COUNTS, clean=CLEAN, level=0.9)
     predicted = {name: [p.predicted for p in made if p.predictor == name] for name in features}
     assert predicted["null compression"] == predicted["compression"] != predicted["line"]
     rates, robust = RATES[1:], observed("scaled", 0)[1:]
@@ -209,7 +210,7 @@ def test_the_null_models_compression_predicts_with_the_same_sigmoid_and_other_fe
 
 def test_straight_lines_are_predicted_exactly_by_their_feature() -> None:
     robust = (0.9 - 0.5 * RATES).tolist()
-    made = leave_one_out(NAMES, {"line": RATES.tolist()}, robust, COUNTS, clean=CLEAN)
+    made = leave_one_out(NAMES, {"line": RATES.tolist()}, robust, COUNTS, clean=CLEAN, level=0.9)
     for p in made[:10]:
         assert p.predicted == pytest.approx(p.observed, abs=1e-12)
         assert p.high - p.low == pytest.approx(0, abs=1e-9)

@@ -180,7 +180,7 @@ def test_compression_is_the_rms_singular_value(
 def test_small_probes_see_the_jacobian_of_a_nonlinear_purifier(
     curved: Denoiser, diffusion: Callable[..., Purifier], image: Tensor, random_tensor: Numbers
 ) -> None:
-    """Claim of the protocol: compression at small probes is sqrt(mean sigma^2) within a tenth."""
+    """Compression at small probes tends to sqrt(mean sigma^2), the root of E ||J u||^2 / E ||u||^2."""
     purifier = diffusion(curved)
     expected = float(singular_values(full_jacobian(pull_of(purifier, image), image)).square().mean().sqrt())
 

@@ -66,8 +66,10 @@ def test_swapped_coordinates_are_different_cells() -> None:
     assert len(set(drawn)) == len(cells)
 
 
-def test_role_and_stream_are_kept_apart() -> None:
-    assert numbers(role="a", stream="b/c") != numbers(role="a/b", stream="c")
+@pytest.mark.parametrize("name", ["role", "stream"])
+def test_role_and_stream_are_kept_apart(name: str) -> None:
+    with pytest.raises(ValueError, match="without '/'"):
+        numbers(**{name: "a/b"})
 
 
 def test_neighbouring_cells_are_uncorrelated() -> None:

@@ -113,10 +113,10 @@ def _radii(axis: Axes, rows: Rows) -> None:
     if frame.empty:
         return style.empty(axis, "no rows")
     groups = {
-        "before purification": ("radius_before", style.INK),
-        "after, noise fixed": ("radius_fixed", style.BLUE),
-        "after, noise varies": ("radius_varied", style.RED),
-        "after, both vary": ("radius_both", style.ORANGE),
+        "before": ("radius_before", style.INK),
+        "noise fixed": ("radius_fixed", style.BLUE),
+        "image fixed": ("radius_varied", style.RED),
+        "both vary": ("radius_both", style.ORANGE),
     }
     long = pd.concat(
         [pd.DataFrame({"radius": frame[c], "cloud": name}) for name, (c, _) in groups.items()], ignore_index=True
@@ -134,6 +134,6 @@ def _radii(axis: Axes, rows: Rows) -> None:
         ax=axis,
         legend=True,
     )
-    sns.move_legend(axis, "upper right", title=None, handlelength=1.0)
+    sns.move_legend(axis, "best", title=None, handlelength=1.0, borderaxespad=0.1)
     axis.set(xlabel=r"mean $\ell_2$ distance to the centroid", ylabel="images", xlim=(0.0, None))
     return None

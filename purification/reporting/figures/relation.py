@@ -24,6 +24,7 @@ from purification.statistics import Array
 FORM = "scaled"
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 COLOURS = ListedColormap(matplotlib.colormaps["viridis_r"](np.linspace(0.1, 1.0, 256)))  # without the pale end
+PREDICTORS = {"compression": "compression rate", "null compression": "null model's rate"}
 HALO = [withStroke(linewidth=1.8, foreground="white")]
 EDGE = -0.06  # left end of the compression axis
 
@@ -216,14 +217,15 @@ def prediction(rows: Rows, extras: Extras) -> Figure:
     if made.empty:
         return style.nothing()
     subsets, predictors = list(made.subset.unique()), list(made.predictor.unique())
-    size = {"height": 0.75 + 1.6 * len(subsets), "width": min(style.WIDTH, 1.0 + 1.5 * len(predictors))}
+    width = min(style.WIDTH, 1.0 + 1.5 * len(predictors))
+    size = {"height": 0.85 + len(subsets) * (0.1 + (width - 0.6) / len(predictors)), "width": width}
     figure, axes = style.panels(len(subsets), len(predictors), **size, sharex=True, sharey=True)
     for line, subset in zip(axes, subsets, strict=True):
         for axis, predictor in zip(line, predictors, strict=True):
             _predicted(axis, rows, made[(made.subset == subset) & (made.predictor == predictor)])
         line[0].set_ylabel(f"observed, {_range(subset)}")
     for axis, letter, predictor in zip(axes[0], "abcdefgh", predictors, strict=False):
-        style.title(axis, letter, {"compression": "compression rate"}.get(predictor, predictor))
+        style.title(axis, letter, PREDICTORS.get(predictor, predictor))
     for axis in axes[-1]:
         axis.set_xlabel("predicted")
     _predictors_note(figure, rows, made)
