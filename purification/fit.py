@@ -99,14 +99,14 @@ def fit_sigmoid(form: str, cr: Sequence[float], robust: Sequence[float], n: Sequ
     """Fit one form to points (compression rate, robust accuracy in [0, 1] on n images).
 
     clean  clean accuracy of the purified system (used by "anchored" and as a starting value)
-    k is searched in [0, 500], c in [-2, 3], A in [0, 1.2].
+    k is searched in [0, 500], c in [-2, 3], A in [0, 3].
     Raises ValueError with fewer points than parameters + 1.
     """
     x, y, counts = (np.asarray(v, dtype=float) for v in (cr, robust, n))
     curve, names, start = _form(form, clean)
     if len(x) <= len(names):
         raise ValueError(f"expected more than {len(names)} points for the {form} form, got {len(x)}")
-    expected, limits = np.clip(y, 0.05, 0.95), [500.0, 3.0, 1.2][: len(start)]
+    expected, limits = np.clip(y, 0.05, 0.95), [500.0, 3.0, 3.0][: len(start)]
     for _ in range(REWEIGHTINGS):
         sigma = np.sqrt(np.clip(expected * (1.0 - expected), 1.0 / counts, None) / counts)
         parameters, covariance = curve_fit(

@@ -15,7 +15,6 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from purification import statistics
-from purification.philox import generator
 from purification.reporting import law
 from purification.reporting.rows import Rows, fixed_correct, varied_correct
 from purification.statistics import Array, Estimate
@@ -223,19 +222,6 @@ def randomness_matters(rows: Rows) -> Claim:
     return Claim(**{**vars(claim), "verdict": agreed})
 
 
-def _resampled_points(rows: Rows) -> list[tuple[Array, Array]]:
-    """Compression and robust accuracy of the sweep, once for every bootstrap sample of the images."""
-    run = rows.settings["run"]
-    correct = np.stack([fixed_correct(rows.purified(p, rows.base_attack)) for p in run["sweep"]], axis=1)
-    rates = np.stack([rows.select("compression", p, probe_scale=1.0).compression for p in run["sweep"]], axis=1)
-    rng = generator(rows.settings["seed"], "bootstrap", "points")
-    samples = []
-    for _ in range(rows.settings["evaluation"]["resamples"]):
-        i, j = rng.integers(0, len(correct), len(correct)), rng.integers(0, len(rates), len(rates))
-        samples.append((rates[j].mean(axis=0), correct[i].mean(axis=0)))
-    return samples
-
-
 def _interval(value: float, samples: list[float], n: int) -> Estimate:
     low, high = np.nanpercentile(samples, [2.5, 97.5]) if np.isfinite(samples).any() else (math.nan, math.nan)
     return Estimate(value, float(low), float(high), n)
@@ -246,7 +232,7 @@ def robustness_falls(rows: Rows) -> Claim:
     table = law.points(rows)
     sweep = table[table.role == "sweep"]
     value = float(spearmanr(sweep.compression, sweep.robust).statistic)
-    samples = [float(spearmanr(rate, robust).statistic) for rate, robust in _resampled_points(rows)]
+    samples = [float(spearmanr(rate, robust).statistic) for rate, robust in rows.resampled_sweep]
     estimate = _interval(value, samples, len(sweep))
     parts = [
         f"{name}: {spearmanr(chosen.compression, chosen.robust).statistic:.2f} ({len(chosen)})"
@@ -266,7 +252,7 @@ def sigmoid_fits(rows: Rows) -> Claim:
     sweep, base = _sweep(rows), rows.fixed("identity", rows.base_attack)
     fitted = law.fit(sweep, "scaled")
     anchored = law.fit(law.with_anchor(sweep, base.value, base.n), "scaled")
-    samples = [_r_squared(sweep, rate, robust) for rate, robust in _resampled_points(rows)[:200]]
+    samples = [_r_squared(sweep, rate, robust) for rate, robust in rows.resampled_sweep[:200]]
     estimate = _interval(fitted.r_squared, samples, len(sweep))
     note = f"without the anchor CR = 1; with it {anchored.r_squared:.3f}; reduced chi2 {fitted.chi_squared:.2f}"
     return _claim("A13", "weighted R2 of the sigmoid >= .9", "visual", estimate, note, above=0.9)
@@ -284,7 +270,7 @@ def extrapolates(rows: Rows) -> Claim:
     def gap(table: pd.DataFrame) -> float:
         return float(law.fit(table, "scaled").predict(np.zeros(1))[0]) - clean
 
-    samples = [gap(sweep.assign(compression=rate, robust=robust)) for rate, robust in _resampled_points(rows)[:200]]
+    samples = [gap(sweep.assign(compression=rate, robust=robust)) for rate, robust in rows.resampled_sweep[:200]]
     estimate = _interval(gap(sweep), samples, len(sweep))
     limit = max(0.07, 2.0 * float(np.std(samples)))
     parts = []
@@ -295,10 +281,8 @@ def extrapolates(rows: Rows) -> Claim:
     return _claim("A14", statement, "extrapolates to clean", estimate, "; ".join(parts), above=-limit, below=limit)
 
 
-def base_curve_gap(rows: Rows, table: pd.DataFrame) -> float:
+def base_curve_gap(curve: pd.DataFrame, table: pd.DataFrame) -> float:
     """RMSE between the purified system and (acc_sys / acc_base) r_base(CR eps) over the points."""
-    curve = rows.budget_curve("identity").sort_values("scale")
-    curve = curve[curve.steps == rows.settings["attacks"][rows.base_attack]["steps"]]
     base = np.interp(table.compression, curve.scale, curve.robust)
     predicted = table.clean / float(curve.robust.iloc[0]) * base
     return float(np.sqrt(np.mean(np.square(table.robust - predicted))))
@@ -306,11 +290,12 @@ def base_curve_gap(rows: Rows, table: pd.DataFrame) -> float:
 
 def base_curve_explains(rows: Rows) -> Claim:
     """A15: the purified system behaves like the bare classifier under a budget shrunk by the compression rate."""
-    sweep = _sweep(rows)
+    sweep, curve = _sweep(rows), rows.budget_curve("identity").sort_values("scale")
+    curve = curve[curve.steps == rows.settings["attacks"][rows.base_attack]["steps"]]
     samples = [
-        base_curve_gap(rows, sweep.assign(compression=rate, robust=robust)) for rate, robust in _resampled_points(rows)
+        base_curve_gap(curve, sweep.assign(compression=rate, robust=robust)) for rate, robust in rows.resampled_sweep
     ]
-    estimate = _interval(base_curve_gap(rows, sweep), samples, len(sweep))
+    estimate = _interval(base_curve_gap(curve, sweep), samples, len(sweep))
     note = "the mechanism: r_sys(CR) = (acc_sys / acc_base) r_base(CR eps)"
     return _claim("A15", "RMSE to the base classifier's budget curve <= .10", "visual", estimate, note, below=0.10)
 

@@ -11,6 +11,8 @@ import yaml
 
 from tests.workflow.conftest import Project
 
+pytestmark = pytest.mark.xdist_group("finished")  # one smoke run for both files
+
 FIGURES = (
     "compression_robustness",
     "prediction",
