@@ -16,11 +16,11 @@ from scipy.stats import spearmanr
 
 from purification import statistics
 from purification.reporting import law
+from purification.reporting.examination import attack_checks
 from purification.reporting.rows import Rows, fixed_correct, varied_correct
 from purification.statistics import Array, Estimate
 
 CROSSOVER = 1.3  # A1 is asked only where the null model's own distance ratio exceeds this
-AUDIT_LIMITS = {"replay_difference": 1e-4, "finite_difference": 1e-2, "repeat_difference": 0.0, "zero_gradient": 0.0}
 
 
 @dataclass(frozen=True)
@@ -308,48 +308,6 @@ def bpda_overstates(rows: Rows) -> Claim:
     return _claim("A16", "robust accuracy: BPDA - exact >= .05", "68.0 against 23.7 %", estimate, note, above=0.05)
 
 
-def attack_checks(rows: Rows) -> dict[str, tuple[bool, str]]:
-    """Parts of A17: name -> (holds, what was seen)."""
-    curve = rows.budget_curve(rows.headline)
-    usual = rows.settings["attacks"][rows.base_attack]["steps"]
-    same_steps, same_size = curve[curve.steps == usual], curve[curve.scale == 1.0].sort_values("steps")
-    largest, zero = same_steps.scale.max(), curve[curve.scale == 0.0].robust
-    chance = 1.0 / rows.frames["purified"].label.nunique()
-    big = float(same_steps[same_steps.scale == largest].robust.iloc[0])
-    clean = float(fixed_correct(rows.purified(rows.headline, "clean")[: int(curve.robust_n.max())]).mean())
-    noise_margin = 1.0 / float(curve.robust_n.max())
-    checks = {
-        f"budget x{largest:g} at or below chance": (big <= chance, f"{big:.3f} against {chance:.3f}"),
-        "zero budget equals clean": (
-            bool(len(zero)) and float(zero.iloc[0]) == clean,
-            f"{zero.tolist()} against {clean:.3f}",
-        ),
-        "no gain from more steps": (
-            bool((np.diff(same_size.robust) <= noise_margin).all()),
-            ", ".join(f"{s}: {r:.3f}" for s, r in zip(same_size.steps, same_size.robust, strict=True)),
-        ),
-    }
-    checks |= _zero_strength(rows)
-    for name, limit in AUDIT_LIMITS.items():
-        worst = float(rows.frames["audit"][name].quantile(0.95 if name == "finite_difference" else 1.0))
-        checks[name] = (worst <= limit, f"{worst:.2g}, limit {limit:g}")
-    return checks
-
-
-def _zero_strength(rows: Rows) -> dict[str, tuple[bool, str]]:
-    """t* = 0 must reproduce the undefended classifier image by image."""
-    zero = [
-        n
-        for n, e in rows.settings["purifiers"].items()
-        if e.get("t_star") == 0 and n in rows.settings["run"]["controls"]
-    ]
-    seen = {}
-    for name in zero:
-        a, b = rows.purified(name, rows.base_attack), rows.purified("identity", rows.base_attack)
-        seen[f"{name} equals the base attack"] = (a.fixed.tolist() == b.fixed.tolist(), f"{len(a)} images")
-    return seen
-
-
 def attack_is_sound(rows: Rows) -> Claim:
     """A17: the attack passes its own examination."""
     checks = attack_checks(rows)
@@ -385,44 +343,3 @@ CLAIMS: dict[str, Callable[[Rows], Claim]] = {
 def judge_all(rows: Rows) -> pd.DataFrame:
     """The claims table."""
     return pd.DataFrame([vars(check(rows)) for check in CLAIMS.values()])
-
-
-def controls(rows: Rows) -> pd.DataFrame:
-    """Negative controls: which claims they break and whether the law predicts their robust accuracy."""
-    table = law.points(rows)
-    fitted = law.fit(table[table.role == "sweep"], "scaled")
-    records = []
-    for point in table[table.role == "control"].itertuples():
-        predicted = float(fitted.predict(np.array([point.compression]))[0])
-        broken = _broken_by(rows, str(point.purifier))
-        off = not point.robust_low <= predicted <= point.robust_high
-        records.append(
-            {
-                "purifier": point.purifier,
-                "compression": point.compression,
-                "clean": point.clean,
-                "robust": point.robust,
-                "robust_low": point.robust_low,
-                "robust_high": point.robust_high,
-                "n": point.robust_n,
-                "predicted_by_law": predicted,
-                "off_the_law": off,
-                "breaks": _names(broken),
-                "flagged": bool(broken) or off,
-            }
-        )
-    return pd.DataFrame(records)
-
-
-def _broken_by(rows: Rows, purifier: str) -> list[str]:
-    """Which of A4, A6, A7 a purifier does not satisfy."""
-    broken = [] if judge(rows.compression(purifier), below=1.0) == "pass" else ["A6"]
-    frame = rows.select("randomness", purifier)
-    if frame.empty:
-        return broken
-    if judge(rows.mean(frame.radius_varied / frame.radius_before), above=1.0) != "pass":
-        broken.append("A7")
-    varied = frame.correlation_varied
-    if varied.isna().all() or judge(rows.mean(varied), below=0.4) != "pass":
-        broken.append("A4")
-    return broken

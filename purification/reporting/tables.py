@@ -9,7 +9,9 @@ import pandas as pd
 
 from purification import statistics
 from purification.reporting import law
-from purification.reporting.claims import attack_checks, controls, judge_all
+from purification.reporting.claims import judge_all
+from purification.reporting.controls import controls
+from purification.reporting.examination import attack_checks
 from purification.reporting.rows import Rows, columns, fixed_correct, varied_correct
 
 CUTS = (0.25, 1.0)

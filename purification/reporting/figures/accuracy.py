@@ -107,7 +107,7 @@ def budget(rows: Rows, extras: Extras) -> Figure:
     usual = rows.settings["attacks"][rows.base_attack]["steps"]
     style.title(axes[0, 0], "a", f"budget of the attack, {usual} steps")
     for purifier, curve in curves.items():
-        _against(axes[0, 0], rows, purifier, curve[curve.steps == usual], "epsilon")
+        _against(axes[0, 0], rows, purifier, curve[(curve.steps == usual) | (curve.scale == 0)], "epsilon")
     _budget_axis(axes[0, 0], rows, {p: curve[curve.steps == usual] for p, curve in curves.items()})
     style.title(axes[0, 1], "b", "steps of the attack, budget ε")
     own = curves.get(rows.headline, pd.DataFrame({"scale": []}))

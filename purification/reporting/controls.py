@@ -1,0 +1,51 @@
+"""Negative controls: purifiers that the claims must reject, or that must be seen off the fitted relation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from purification.reporting import law
+from purification.reporting.claims import judge
+from purification.reporting.rows import Rows
+
+
+def controls(rows: Rows) -> pd.DataFrame:
+    """Negative controls: which claims they break and whether the law predicts their robust accuracy."""
+    table = law.points(rows)
+    fitted = law.fit(table[table.role == "sweep"], "scaled")
+    records = []
+    for point in table[table.role == "control"].itertuples():
+        predicted = float(fitted.predict(np.array([point.compression]))[0])
+        broken = _broken_by(rows, str(point.purifier))
+        off = not point.robust_low <= predicted <= point.robust_high
+        records.append(
+            {
+                "purifier": point.purifier,
+                "compression": point.compression,
+                "clean": point.clean,
+                "robust": point.robust,
+                "robust_low": point.robust_low,
+                "robust_high": point.robust_high,
+                "n": point.robust_n,
+                "predicted_by_law": predicted,
+                "off_the_law": off,
+                "breaks": ", ".join(broken) or "none",
+                "flagged": bool(broken) or off,
+            }
+        )
+    return pd.DataFrame(records)
+
+
+def _broken_by(rows: Rows, purifier: str) -> list[str]:
+    """Which of A4, A6, A7 a purifier does not satisfy."""
+    broken = [] if judge(rows.compression(purifier), below=1.0) == "pass" else ["A6"]
+    frame = rows.select("randomness", purifier)
+    if frame.empty:
+        return broken
+    if judge(rows.mean(frame.radius_varied / frame.radius_before), above=1.0) != "pass":
+        broken.append("A7")
+    varied = frame.correlation_varied
+    if varied.isna().all() or judge(rows.mean(varied), below=0.4) != "pass":
+        broken.append("A4")
+    return broken
