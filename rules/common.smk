@@ -14,6 +14,17 @@ from workflow_scripts.configuration import problems
 if found := problems(config):
     raise WorkflowError("The configuration cannot run:\n" + "\n".join(found))
 
+
+def ordered(value):
+    """The same configuration with the keys of every dictionary sorted: their order in YAML means nothing."""
+    if isinstance(value, dict):
+        return {key: ordered(value[key]) for key in sorted(value)}
+    return value
+
+
+settings_in_order = ordered(config)
+config.clear()
+config.update(settings_in_order)
 ROOT = Path(workflow.basedir)
 RESULTS = Path(config["results"]).as_posix()
 NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")

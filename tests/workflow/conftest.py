@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +34,11 @@ def make_purifier(params, image_shape, device):
     return purify
 """
 
+PER_PURIFIER = (
+    *("purify_images", "measure_distances", "measure_randomness", "measure_compression", "measure_attack_strength"),
+    *("compute_jacobian", "audit_gradients"),
+)
+
 
 @dataclass(frozen=True)
 class Project:
@@ -54,16 +58,18 @@ class Project:
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
 
     def planned(self, config: dict[str, Any] | None = None) -> set[str]:
-        """`rule` or `rule wildcards` of every job a dry run plans, the collecting target left out."""
-        done = self.snakemake("-n", "--", "results/tables", config=config)
+        """`rule wildcards` of every job that would run."""
+        done = self.snakemake("--summary", "--", "results/tables", config=config)
         assert done.returncode == 0, done.stdout + done.stderr
         jobs = set()
-        for block in re.split(r"\n\n+", done.stdout + done.stderr):
-            if match := re.search(r"^(?:local)?rule (\S+):$", block, re.MULTILINE):
-                wildcards = re.search(r"^    wildcards: (.*)$", block, re.MULTILINE)
-                values = re.findall(r"=([^,\s]+)", wildcards.group(1)) if wildcards else []
-                jobs.add(" ".join([match.group(1), *values]))
-        return jobs - {"results/tables"}
+        for output, _, rule, _, _, plan in (
+            line.split("\t") for line in done.stdout.splitlines() if line.count("\t") == 5
+        ):
+            if plan == "update pending":
+                path = Path(output)
+                wildcards = {"attack_images": [path.stem, path.parent.name], "train_denoiser": [path.parent.name]}
+                jobs.add(" ".join([rule, *wildcards.get(rule, [path.stem] if rule in PER_PURIFIER else [])]))
+        return jobs
 
     def path(self, name: str) -> Path:
         """A file of the results."""

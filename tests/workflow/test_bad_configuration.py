@@ -27,7 +27,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "found none at nowhere.py",
     ),
     "duplicate purifier": ({"run": {"controls": ["identity", "identity"]}}, "non-unique"),
-    "empty sweep": ({"run": {"sweep": []}}, "should be non-empty"),
+    "empty sweep": ({"run": {"sweep": []}}, "[] is too short"),
     "no undefended classifier": ({"run": {"controls": ["blur"]}}, "expected 'identity' among them"),
     "lucky stop": ({"attacks": {"eot": {"stop_when_broken": True}}}, "reports chance as success"),
     "base attack without knowledge": ({"base_attack": "eot"}, "attacks.eot.knowledge: expected both"),

@@ -8,8 +8,6 @@ import pytest
 
 from tests.workflow.conftest import PURIFIER, Project
 
-pytestmark = pytest.mark.xdist_group("finished")  # one smoke run for both files
-
 VALUES = np.concatenate([np.full(25, 1.5), np.linspace(0.05, 0.4, 231)])
 
 
