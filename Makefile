@@ -22,7 +22,7 @@ tables: setup ## run the workflow: results/tables, results/figures, results/repo
 	$(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG) --) results/tables
 
 test: setup lint types ## run every check: lint, types, unit, stage and workflow tests
-	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/workflow
+	$(BIN)/python -m pytest --numprocesses 2 tests/unit tests/scripts
 	$(BIN)/python -m pytest tests/workflow
 
 lint: setup ## style, import direction, workflow lint
