@@ -20,6 +20,7 @@ def note(frame: FrameType, event: str, argument: Any) -> None:
 
 
 def write() -> None:
+    sys.settrace(None)
     job = getattr(sys.modules["__main__"], "snakemake", None)
     if job is None:
         return
