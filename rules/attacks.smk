@@ -19,7 +19,7 @@ rule attack_images:
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=lambda wildcards: attack_settings(wildcards.attack),
-        evaluation=evaluation(),
+        evaluation=evaluation(**JUDGE),
         code=code("attack_images"),
     message:
         "Attacking {wildcards.purifier} with {wildcards.attack}"
@@ -74,7 +74,7 @@ rule measure_attack_strength:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=attack_settings(config["base_attack"]),
         variations=lookup("run/attack_strength/{purifier}", within=config),
-        evaluation=evaluation(),
+        evaluation=evaluation(**JUDGE),
         code=code("measure_attack_strength"),
     message:
         "Attacking {wildcards.purifier} with other budgets and steps"

@@ -119,7 +119,7 @@ rule audit_gradients:
         "../envs/compute.yaml"
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
-        settings=evaluation(**config["audit"]),
+        settings=evaluation(**config["audit"], **JUDGE),
         code=code("audit_gradients"),
     message:
         "Auditing the gradient of {wildcards.purifier}"
