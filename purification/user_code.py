@@ -31,7 +31,7 @@ def explained(path: Path, factory: str) -> Iterator[None]:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
         where = f" in line {lines[-1]}" if lines else ""
         text = next(iter(str(error).strip().splitlines()), "")
         raise ValueError(
