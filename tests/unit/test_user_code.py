@@ -118,9 +118,7 @@ def test_two_folders_with_modules_of_one_name_are_refused(tmp_path: Path) -> Non
     two = write(tmp_path / "two", mine=text, layers="scale = 3\n")
     images = torch.rand(2, *SHAPE)
     assert torch.equal(call(one, images), 2 * images)
-    with pytest.raises(
-        ValueError, match=r"expected its module 'layers' from .*two/layers.py, got .*one/layers.py"
-    ):
+    with pytest.raises(ValueError, match=r"expected its module 'layers' from .*two/layers.py, got .*one/layers.py"):
         purifier(two)
 
 
@@ -136,9 +134,7 @@ def test_errors_name_the_line_of_a_file_given_by_a_relative_path(
 ) -> None:
     write(tmp_path, mine=f"{FACTORY}images.nonsense\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"^mine.py, make_purifier: expected .* got AttributeError in line 2: "
-    ):
+    with pytest.raises(ValueError, match=r"^mine.py, make_purifier: expected .* got AttributeError in line 2: "):
         call(Path("mine.py"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,9 @@ class Project:
         command = [str(SNAKEMAKE), "--configfile", *files, "--nolock", *arguments]
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
 
-    def planned(self, config: dict[str, Any] | None = None) -> set[str]:
+    def planned(self, config: dict[str, Any] | None = None, targets: Sequence[str] = ("results/tables",)) -> set[str]:
         """`rule wildcards` of every job that would run."""
-        done = self.snakemake("--summary", "--", "results/tables", config=config)
+        done = self.snakemake("--summary", "--", *targets, config=config)
         assert done.returncode == 0, done.stdout + done.stderr
         jobs = set()
         for output, _, rule, _, _, plan in (
