@@ -105,6 +105,16 @@ PURIFIERS: dict[str, tuple[str, str, str]] = {
         "gradient",
         "differs from it by",
     ),
+    "straight-through clamp of the images": (
+        purifier("return images + (images.clamp(0, 1) - images).detach()"),
+        "gradient",
+        "differs from it by",
+    ),
+    "infinite slope outside the box": (
+        purifier("return torch.where(images >= 0, images**1.5, 0 * images)"),
+        "gradient",
+        "expected a finite gradient slightly outside",
+    ),
     "backward of its own": (purifier("return Pass.apply(images)", IDENTITY), "gradient", "replace no backward pass"),
     "part without a gradient": (
         purifier("with torch.no_grad():\n    part = 0.05 * images.square()\nreturn images + part"),
