@@ -61,7 +61,7 @@ def _error(trial: Trial, dtype: torch.dtype, step: float) -> float:
     weights, ids = _weights(trial, images, IMAGES), range(IMAGES)
     gradient = _slope(trial, images, weights).double()
     if not torch.isfinite(gradient).all():
-        raise ValueError("expected a finite gradient slightly outside [0, 1], got NaN or infinity — clamp inside a root")
+        raise ValueError("expected a finite gradient slightly outside [0, 1], got NaN or infinity — clamp first")
     slopes, differences = [], []
     for draw in range(DIRECTIONS):
         direction = trial.source(dtype)(ids, draw).normal("direction")
