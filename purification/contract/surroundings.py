@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
+from types import CellType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def _networks(function: Callable[..., Any]) -> Iterator[nn.Module]:
     """Networks a function is, holds in its closure or attributes, or names among its globals."""
     owner = getattr(function, "__self__", function)
     code, known = getattr(function, "__code__", None), getattr(function, "__globals__", {})
-    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if cell != CellType()]
     named = [known[name] for name in code.co_names if name in known] if code else []
     for value in (owner, *getattr(owner, "__dict__", {}).values(), *cells, *named):
         if isinstance(value, nn.Module):

@@ -272,6 +272,11 @@ GOOD: dict[str, tuple[str, str, set[str]]] = {
     "readme": (README, "purifier", {"range"}),
     "identity": (purifier("return images"), "purifier", set()),
     "clamped": (purifier("return (images + 0.3 * noise.normal('forward')).clamp(0, 1)"), "purifier", set()),
+    "empty cell": (
+        purifier("return images if True else later", "def unused(): nonlocal later\nlater = 1\ndel later"),
+        "purifier",
+        set(),
+    ),
     "median": (purifier("return F.unfold(images, 3, padding=1).median(1).values.view_as(images)"), "purifier", set()),
     "guided": (GUIDED, "purifier", set()),
     "diffusion in float32 only": (DIFFUSION, "purifier", {"range", "float64"}),
