@@ -118,8 +118,10 @@ class DiffusionPurifier:
         return images.clamp(0.0, 1.0) if self.clamp_output else images
 
 
-def diffusion(settings: Mapping[str, Any], denoiser: Denoiser) -> Purifier:
+def diffusion(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
     """Purifier of one `kind: diffusion` entry; t_star 0 is the identity."""
+    if denoiser is None:
+        raise ValueError("expected a denoiser for a purifier of kind 'diffusion', got none — name one in the entry")
     t_star, clip = settings["t_star"], settings["clip"]
     if clip not in CLIPS:
         raise ValueError(f"expected clip to be one of {CLIPS}, got {clip!r}")
@@ -137,7 +139,7 @@ def diffusion(settings: Mapping[str, Any], denoiser: Denoiser) -> Purifier:
     return DiffusionPurifier(denoiser, tuple(table), start, clip, settings["clamp_output"])
 
 
-def _blur(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Purifier:
+def _blur(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
     sigma, channels = float(settings["sigma"]), shape[0]
     radius = math.ceil(3 * sigma)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=device)
@@ -152,19 +154,20 @@ def _blur(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Pu
     return FunctionPurifier(blur)
 
 
-def _constant(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Purifier:
+def _constant(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
     return FunctionPurifier(lambda images, noise: torch.full_like(images, settings["value"]) + 0.0 * images)
 
 
-def _identity(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Purifier:
+def _identity(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
     return FunctionPurifier(lambda images, noise: images)
 
 
-def _python(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Purifier:
+def _python(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
     return FunctionPurifier(own_purifier(settings, shape, device))
 
 
-KINDS: dict[str, Callable[[Mapping[str, Any], Shape, torch.device], Purifier]] = {
+KINDS: dict[str, Callable[[Mapping[str, Any], Denoiser | None, Shape, torch.device], Purifier]] = {
+    "diffusion": diffusion,
     "identity": _identity,
     "constant": _constant,
     "blur": _blur,
@@ -176,8 +179,4 @@ def make_purifier(
     settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device
 ) -> Purifier:
     """Purifier of one configuration entry."""
-    if settings["kind"] != "diffusion":
-        return KINDS[settings["kind"]](settings, shape, device)
-    if denoiser is None:
-        raise ValueError("expected a denoiser for a purifier of kind 'diffusion', got none — name one in the entry")
-    return diffusion(settings, denoiser)
+    return KINDS[settings["kind"]](settings, denoiser, shape, device)

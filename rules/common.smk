@@ -1,15 +1,14 @@
 """Functions of the rules: which files a configuration entry needs, which settings a job depends on, which code it runs."""
 
-import ast
 import hashlib
 import re
 from functools import cache
 from pathlib import Path
 
-import grimp
 from snakemake.exceptions import WorkflowError
 
 from purification.sources import source_files
+from workflow_scripts.code_digest import Project
 from workflow_scripts.configuration import problems
 
 if found := problems(config):
@@ -38,25 +37,23 @@ def one_of(names):
 
 
 @cache
-def import_graph():
-    return grimp.build_graph("purification", "workflow_scripts", include_external_packages=False)
+def project():
+    return Project(ROOT, ("purification", "workflow_scripts"))
 
 
-@cache
-def source_digest(name):
-    """Hash of what a module does: its syntax tree, so that comments and formatting do not count."""
-    path = ROOT.joinpath(*name.split("."))
-    source = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
-    return hashlib.sha256(ast.unparse(ast.parse(source.read_text())).encode()).hexdigest()
+def code(script, *settings):
+    """Hash of all project code that a stage can reach with these settings: a parameter of its jobs."""
+    return project().digest(f"workflow_scripts.{script}", settings)
 
 
-@cache
-def code(script):
-    """Hash of a stage script and of every project module it imports, directly or not: a parameter of its jobs."""
-    stage = f"workflow_scripts.{script}"
-    modules = {stage, *import_graph().find_upstream_modules(stage)}
-    parts = [f"{name} {source_digest(name)}" for name in sorted(modules)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+def code_of(script, *settings):
+    """The same as a function of the wildcards: for the purifier, and the attack where there is one."""
+
+    def chosen(wildcards):
+        attack = [attack_settings(wildcards.attack)] if "attack" in wildcards.keys() else []
+        return code(script, purifier_settings(wildcards.purifier), *attack, *settings)
+
+    return chosen
 
 
 def model_files(kind, name):

@@ -44,7 +44,7 @@ for figure in FIGURES:
         params:
             figure=figure,
             settings=report_settings(),
-            code=code("render_figures"),
+            code=code("render_figures", {"figure": figure}),
         message:
             "Drawing figure {params.figure}"
         script:
