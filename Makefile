@@ -4,7 +4,7 @@ CORES ?= all
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tables test lint types format bench clean
+.PHONY: help setup tables check test lint types format bench clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -20,6 +20,11 @@ setup: .venv/installed ## create .venv with the pinned packages
 
 tables: setup ## run the workflow: results/tables, results/figures, results/report.html (CONFIG=my.yaml, CORES=2)
 	$(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG) --) results/tables
+
+check: setup ## try a purifier or classifier of your own: FILE=my_purifiers.py (PARAMS='{sigma: 0.1}', FACTORY=, KIND=, SHAPE=1,16,16, CLASSES=10)
+	@$(BIN)/python -m workflow_scripts.check_user_code '$(or $(FILE),$(error expected a file to check - add FILE=my_purifiers.py))' \
+	  $(if $(PARAMS),--params '$(PARAMS)') $(if $(FACTORY),--factory $(FACTORY)) \
+	  $(if $(KIND),--kind $(KIND)) $(if $(SHAPE),--shape $(SHAPE)) $(if $(CLASSES),--classes $(CLASSES))
 
 test: setup lint types ## run every check: lint, types, unit, stage and workflow tests
 	$(BIN)/python -m pytest --numprocesses 2 tests/unit tests/scripts

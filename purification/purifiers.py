@@ -6,12 +6,9 @@ at a time; `purify` composes it. A purifier without inner steps is a chain of le
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +18,7 @@ from torch import Tensor
 from purification.models.denoisers import Denoiser
 from purification.noise import FORWARD, REVERSE, Noise
 from purification.samplers import CONTINUOUS, SAMPLERS, Step
+from purification.user_code import own_purifier
 
 CLIPS = ("none", "clamp", "straight_through")
 Shape = tuple[int, int, int]
@@ -164,24 +162,8 @@ def _identity(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Sha
     return FunctionPurifier(lambda images, noise: images)
 
 
-def load_factory(path: Path, factory: str) -> Callable[..., Any]:
-    """Function `factory` of a Python file; raises ValueError when the file or the name is missing."""
-    if not path.is_file():
-        raise ValueError(f"expected a Python file at {path}, found none — correct `path`")
-    spec = importlib.util.spec_from_file_location(f"user_code.{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"expected a Python file at {path}, got something that cannot be imported — use a .py file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    if not hasattr(module, factory):
-        raise ValueError(f"expected a function {factory!r} in {path}, found none — correct `factory`")
-    return getattr(module, factory)  # type: ignore[no-any-return]
-
-
 def _python(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
-    factory = load_factory(Path(settings["path"]), settings["factory"])
-    return FunctionPurifier(factory(params=settings["params"], image_shape=shape, device=device))
+    return FunctionPurifier(own_purifier(settings, shape, device))
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any], Denoiser | None, Shape, torch.device], Purifier]] = {

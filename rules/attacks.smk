@@ -19,8 +19,8 @@ rule attack_images:
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=lambda wildcards: attack_settings(wildcards.attack),
-        evaluation=evaluation(),
-        code=code_of("attack_images", evaluation()),
+        evaluation=evaluation(**JUDGE),
+        code=code_of("attack_images", evaluation(**JUDGE)),
     message:
         "Attacking {wildcards.purifier} with {wildcards.attack}"
     script:
@@ -74,8 +74,8 @@ rule measure_attack_strength:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=attack_settings(config["base_attack"]),
         variations=lookup("run/attack_strength/{purifier}", within=config),
-        evaluation=evaluation(),
-        code=code_of("measure_attack_strength", attack_settings(config["base_attack"]), evaluation()),
+        evaluation=evaluation(**JUDGE),
+        code=code_of("measure_attack_strength", attack_settings(config["base_attack"]), evaluation(**JUDGE)),
     message:
         "Attacking {wildcards.purifier} with other budgets and steps"
     script:

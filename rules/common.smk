@@ -7,6 +7,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from purification.sources import source_files
 from workflow_scripts.code_digest import Project
 from workflow_scripts.configuration import problems
 
@@ -59,7 +60,15 @@ def model_files(kind, name):
     return [f"{RESULTS}/models/{kind}/{name}/{file}" for file in NETWORK_FILES]
 
 
-CLASSIFIER = model_files("classifiers", config["classifier"])
+def user_files(entry):
+    """Python file of an entry of kind `python` and what it imports from its own folder: inputs like any other."""
+    return [str(file) for file in source_files(Path(entry["path"]))] if entry["kind"] == "python" else []
+
+
+# A trained classifier is its files; one of a Python file is its entry and that file.
+CHOSEN = config["classifiers"][config["classifier"]]
+CLASSIFIER = user_files(CHOSEN) or model_files("classifiers", config["classifier"])
+JUDGE = {"classifier": CHOSEN if CHOSEN["kind"] == "python" else {"kind": CHOSEN["kind"]}}
 
 
 def purifier_settings(name):
@@ -84,9 +93,8 @@ def null_of(wildcards):
 
 
 def user_code_of(wildcards):
-    """Python file of a purifier of kind `python`: an input like any other."""
-    entry = config["purifiers"][wildcards.purifier]
-    return [entry["path"]] if entry["kind"] == "python" else []
+    """Files of a purifier of kind `python`; none for the others."""
+    return user_files(config["purifiers"][wildcards.purifier])
 
 
 def evaluation(**extra):
@@ -119,7 +127,7 @@ def judging(purifier):
     """Settings of the evaluation of one purifier on draws that chose nothing."""
     settings = config["evaluation"]
     draws = settings["draws" if purifier in config["run"]["varied"] else "sweep_draws"]
-    return evaluation(images=settings["images"], samples=settings["samples"], draws=draws)
+    return evaluation(images=settings["images"], samples=settings["samples"], draws=draws, **JUDGE)
 
 
 TRANSFER = f"{RESULTS}/adversarial/{config['transfer_attack']}/identity.safetensors"
@@ -142,6 +150,7 @@ def report_settings():
     settings = {key: value for key, value in config.items() if key not in ("results", "device", "memory_bytes")}
     attacks = [config["base_attack"], config["transfer_attack"], *config["run"]["attacks"]]
     settings["purifiers"] = {name: config["purifiers"][name] for name in EVALUATED}
+    settings["classifiers"] = {config["classifier"]: CHOSEN}
     return {**settings, "attacks": {name: config["attacks"][name] for name in attacks}}
 
 

@@ -119,8 +119,8 @@ rule audit_gradients:
         "../envs/compute.yaml"
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
-        settings=evaluation(**config["audit"]),
-        code=code_of("audit_gradients", evaluation()),
+        settings=evaluation(**config["audit"], **JUDGE),
+        code=code_of("audit_gradients", evaluation(**JUDGE)),
     message:
         "Auditing the gradient of {wildcards.purifier}"
     script:

@@ -34,6 +34,8 @@ rule train_classifier:
         f"{RESULTS}/logs/train_classifier/{{classifier}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train_classifier/{{classifier}}.tsv"
+    wildcard_constraints:
+        classifier=one_of(name for name, entry in config["classifiers"].items() if entry["kind"] == "residual"),
     conda:
         "../envs/compute.yaml"
     params:

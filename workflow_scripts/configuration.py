@@ -5,6 +5,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from purification.sources import defined_names
+
 MINIMUM_POINTS = 6  # purifiers a compression-robustness fit needs (purification.reporting.law)
 
 
@@ -45,8 +47,24 @@ def _purifier_problems(config: Mapping[str, Any]) -> Iterator[str]:
                 yield f"purifiers.{name}.t_star: expected at most {longest} (its denoiser's train_steps), got {t_star}"
         if t_star and steps and steps > t_star:
             yield f"purifiers.{name}.steps: expected at most t_star = {t_star}, got {steps} — lower steps"
-        if entry["kind"] == "python" and not Path(entry["path"]).is_file():
-            yield f"purifiers.{name}.path: expected a Python file, found none at {entry['path']}"
+
+
+def _python_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    for section in ("purifiers", "classifiers"):
+        for name, entry in config[section].items():
+            if entry["kind"] != "python":
+                continue
+            key, path = f"{section}.{name}", Path(entry["path"])
+            if not path.is_file():
+                yield f"{key}.path: expected a Python file, found none at {path}"
+                continue
+            try:
+                known = set(defined_names(path))
+            except SyntaxError as error:
+                yield f"{key}.path: expected Python in {path}, got a mistake in line {error.lineno}: {error.msg}"
+                continue
+            if "*" not in known and entry["factory"] not in known:
+                yield f"{key}.factory: expected a function of {path}, found no {entry['factory']!r} there"
 
 
 def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
@@ -102,4 +120,4 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     unknown = [message for reference in _references(config) if (message := _unknown(*reference))]
     if unknown:
         return unknown
-    return [*_purifier_problems(config), *_attack_problems(config), *_run_problems(config)]
+    return [*_purifier_problems(config), *_python_problems(config), *_attack_problems(config), *_run_problems(config)]

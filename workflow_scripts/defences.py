@@ -12,9 +12,11 @@ from torch import Tensor
 
 from purification.data import Dataset
 from purification.defence import Defence
+from purification.models.classifiers import Classifier
 from purification.models.loading import load_classifier, load_denoiser
 from purification.noise import NoiseSource
 from purification.purifiers import Purifier, make_purifier
+from purification.user_code import own_classifier
 from workflow_scripts.job import replacing
 
 
@@ -71,9 +73,13 @@ def load_defence(
     settings: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
 ) -> Defence:
-    """The purifier of an entry in front of the classifier."""
+    """The purifier of an entry in front of the classifier whose entry is settings["classifier"]."""
     purifier = load_purifier(entry, inputs.denoiser, dataset, settings["device"], dtype)
-    classifier = load_classifier(Path(inputs.classifier[0]).parent, torch.device(settings["device"]), dtype)
+    place, chosen = torch.device(settings["device"]), settings["classifier"]
+    if chosen["kind"] == "python":
+        classifier: Classifier = own_classifier(chosen, dataset.shape, dataset.num_classes, place)
+    else:
+        classifier = load_classifier(Path(inputs.classifier[0]).parent, place, dtype)
     return Defence(purifier, classifier, settings["batch_size"])
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,9 @@ class Project:
         variables = {**os.environ, **(environment or {})}
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, env=variables)
 
-    def planned(self, config: dict[str, Any] | None = None) -> set[str]:
+    def planned(self, config: dict[str, Any] | None = None, targets: Sequence[str] = ("results/tables",)) -> set[str]:
         """`rule wildcards` of every job that would run."""
-        done = self.snakemake("--summary", "--", "results/tables", config=config)
+        done = self.snakemake("--summary", "--", *targets, config=config)
         assert done.returncode == 0, done.stdout + done.stderr
         jobs = set()
         for output, _, rule, _, _, plan in (

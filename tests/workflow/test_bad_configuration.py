@@ -26,6 +26,19 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"purifiers": {"mine": {"kind": "python", "path": "nowhere.py", "factory": "f", "params": {}}}},
         "found none at nowhere.py",
     ),
+    "missing classifier": (
+        {"classifiers": {"mine": {"kind": "python", "path": "nowhere.py", "factory": "f", "params": {}}}},
+        "classifiers.mine.path: expected a Python file, found none at nowhere.py",
+    ),
+    "no Python": (
+        {"purifiers": {"mine": {"kind": "python", "path": "README.md", "factory": "f", "params": {}}}},
+        "purifiers.mine.path: expected Python in README.md, got a mistake in line",
+    ),
+    "missing factory": (
+        {"purifiers": {"mine": {"kind": "python", "path": "linear.py", "factory": "f", "params": {}}}},
+        "purifiers.mine.factory: expected a function of linear.py, found no 'f' there",
+    ),
+    "both kinds of classifier": ({"classifiers": {"residual": {"path": "linear.py"}}}, "path"),
     "duplicate purifier": ({"run": {"controls": ["identity", "identity"]}}, "non-unique"),
     "empty sweep": ({"run": {"sweep": []}}, "[] is too short"),
     "no undefended classifier": ({"run": {"controls": ["blur"]}}, "expected 'identity' among them"),
