@@ -19,6 +19,7 @@ setup: .venv/installed ## create .venv with the pinned packages
 	touch $@
 
 tables: setup ## run the workflow: results/tables, results/figures, results/report.html (CONFIG=my.yaml, CORES=2)
+	$(BIN)/python -m workflow_scripts.configuration_files $(CONFIG)
 	$(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG) --) results/tables
 
 test: setup lint types ## run every check: lint, types, unit, stage and workflow tests
