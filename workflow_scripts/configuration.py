@@ -9,7 +9,7 @@ import yaml
 
 from workflow_scripts.configuration_claims import claim_problems
 from workflow_scripts.configuration_entries import entry_problems
-from workflow_scripts.configuration_schema import nearest, schema_problems
+from workflow_scripts.configuration_schema import nearest, schema_problems, shown
 from workflow_scripts.python_files import python_file_problems
 from workflow_scripts.results_folder import name_problems
 
@@ -66,16 +66,20 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
     run, evaluation, attacks = config["run"], config["evaluation"], config["attacks"]
     evaluated = {*run["sweep"], *run["controls"]}
     if "identity" not in run["controls"]:
-        yield "run.controls: expected 'identity' among them — it is the undefended classifier every claim compares with"
+        yield (
+            f"run.controls: expected 'identity' among them, got {shown(run['controls'])} — add it, it is the "
+            "undefended classifier every claim compares with"
+        )
     needed = {"sweep": [run["headline"]], "varied": [run["headline"]], "attack_strength": [run["headline"], "identity"]}
     needed |= {key: [run["headline"]] for key in ("distances", "randomness", "jacobian", "audit")}
     for key, names in needed.items():
         for name in names:
             if name not in run[key]:
-                yield f"run.{key}: expected {name!r} among them — the claims are about it"
+                yield f"run.{key}: expected {name!r} among them, got {shown(run[key])} — the claims are about it"
     for attack in ("eot", "bpda"):
-        if run["headline"] not in run["attacks"].get(attack, []):
-            yield f"run.attacks.{attack}: expected the headline {run['headline']!r} among them — A11 and A16 need it"
+        if run["headline"] not in (names := run["attacks"].get(attack, [])):
+            wanted = f"the headline {run['headline']!r} among them"
+            yield f"run.attacks.{attack}: expected {wanted}, got {shown(names)} — A11 and A16 need it"
     measured = {key: run[key] for key in ("varied", "distances", "randomness", "jacobian", "audit", "attack_strength")}
     measured |= {f"attacks.{attack}": names for attack, names in run["attacks"].items()}
     for key, names in measured.items():
@@ -97,15 +101,18 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"attacks.{name}.images: expected at least {key}.images = {least}, got {got} — they are used there"
     stars = [config["purifiers"][name].get("t_star", 0) for name in run["sweep"]]
     if all(sum(star <= limit for star in stars) < MINIMUM_POINTS for limit in config["fit"]["subsets"].values()):
-        yield f"fit.subsets: expected one with at least {MINIMUM_POINTS} purifiers of run.sweep — raise a limit"
+        yield (
+            f"fit.subsets: expected one with at least {MINIMUM_POINTS} purifiers of run.sweep, "
+            f"got {shown(dict(config['fit']['subsets']))} — raise a limit"
+        )
 
 
 def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for name, entry in config["attacks"].items():
         if entry["stop_when_broken"] and (entry["knowledge"] != "both" or entry["draws"] != 1):
             yield (
-                f"attacks.{name}.stop_when_broken: expected false unless knowledge is both and draws is 1 — stopping "
-                "at a lucky draw of a random defence reports chance as success"
+                f"attacks.{name}.stop_when_broken: expected false unless knowledge is both and draws is 1, got true — "
+                "stopping at a lucky draw of a random defence reports chance as success"
             )
         if name == config["base_attack"] and entry["knowledge"] != "both":
             yield f"attacks.{name}.knowledge: expected both, got {entry['knowledge']!r} — it is the base attack"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,12 +38,21 @@ def _duplicates(path: Path, node: yaml.Node | None, seen: set[int]) -> Iterator[
             yield from _duplicates(path, value, seen)
 
 
+def _yaml(text: str) -> str:
+    """The text itself; JSON, which Snakemake also takes, without the tabs that YAML forbids."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return text
+    return text.replace("\t", " ")
+
+
 def _syntax(path: Path, error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     said = str(getattr(error, "problem", None) or error).splitlines()[0]
     tab = "\\t" in said or "\t" in said
     advice = "indent with spaces, not with tabs" if tab else "correct this line or the one before it"
-    return f"{_place(path, mark)}: expected valid YAML, got: {said} — {advice}"
+    return f"{_place(path, mark)}: expected valid YAML, got an error ({said}) — {advice}"
 
 
 def _problems(path: Path) -> Iterator[str]:
@@ -51,7 +61,7 @@ def _problems(path: Path) -> Iterator[str]:
         yield f"{_place(path, None)}: expected a configuration file, got {there} — correct the path"
         return
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(_yaml(path.read_text(encoding="utf-8")))
         node = loader.get_single_node()
         if node is not None:
             yield from _duplicates(path, node, set())
@@ -60,13 +70,13 @@ def _problems(path: Path) -> Iterator[str]:
         yield _syntax(path, error)
         return
     except OSError as error:
-        yield f"{_place(path, None)}: expected a readable file, got: {error.strerror} — change its permissions"
+        yield f"{_place(path, None)}: expected a readable file, got an error ({error.strerror}) — allow reading"
         return
     except UnicodeDecodeError as error:
         yield f"{_place(path, None)}: expected UTF-8 text, got byte {error.object[error.start]:#x} — save it as UTF-8"
         return
     except (ValueError, RecursionError) as error:
-        yield f"{_place(path, None)}: expected values YAML can hold, got: {error} — correct the file"
+        yield f"{_place(path, None)}: expected values YAML can hold, got an error ({error}) — correct the file"
         return
     if not isinstance(node, yaml.MappingNode):
         got = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}.get(type(node), "an empty file")

@@ -48,7 +48,7 @@ def shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
-        return f"keys {', '.join(map(str, value))}"[:80] if value else "no keys"
+        return f"{{{', '.join(f'{key}: {inner}' for key, inner in value.items())}}}"[:80]
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
