@@ -45,7 +45,7 @@ def _optimiser(network: nn.Module, settings: Mapping[str, Any]) -> tuple[torch.o
 
 def _finite(loss: Tensor, step: int) -> Tensor:
     if not torch.isfinite(loss):
-        raise ValueError(f"expected a finite loss, got {float(loss)} in step {step} — lower learning_rate")
+        raise ValueError(f"expected a finite loss, got {loss.item()} in step {step} — lower learning_rate")
     return loss
 
 
