@@ -58,7 +58,8 @@ SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
     "infinite memory": ({"memory_bytes": float("inf")}, "memory_bytes: expected a finite number, got inf"),
     "number YAML 1.1 reads as text": (
         entry("classifiers.residual", learning_rate="1e-4"),
-        "classifiers.residual.learning_rate: expected a number > 0 and <= 1, got '1e-4' — YAML reads it as text: write 1.0e-4",
+        "classifiers.residual.learning_rate: expected a number > 0 and <= 1, got '1e-4' — "
+        "YAML reads it as text: write 1.0e-4",
     ),
     "number in quotes": ({"seed": "1"}, "seed: expected a whole number >= 0"),
     "word for a number": ({"seed": "zero"}, "seed: expected a whole number >= 0"),
