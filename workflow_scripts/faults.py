@@ -14,7 +14,9 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Can
 
 
 def _place(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
+    """The innermost line that belongs to no installed package."""
+    stack = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in stack if "/lib/python" not in frame.filename] or stack
     return f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
 
 

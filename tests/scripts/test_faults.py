@@ -187,10 +187,12 @@ def test_forbidden_files_are_named() -> None:
 
 def test_any_other_error_says_where_it_was_raised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     namespace: dict[str, Any] = {}
-    exec(compile("def factory(params):\n    return params['cutoff']\n", "/home/me/my_purifiers.py", "exec"), namespace)
-    said = failed(tmp_path, lambda: namespace["factory"]({}), capsys)
-    assert said.startswith("expected no error, got KeyError: 'cutoff' in my_purifiers.py, line 2 — ")
-    assert SENTENCE.fullmatch(said)
+    code = "import json\ndef factory(params):\n    return json.loads(params) or params['cutoff']\n"
+    exec(compile(code, "/home/me/my_purifiers.py", "exec"), namespace)
+    for params, error in (("x", "JSONDecodeError: "), (b"0", "TypeError: ")):
+        said = failed(tmp_path, lambda params=params: namespace["factory"](params), capsys)  # type: ignore[misc]
+        assert said.startswith(f"expected no error, got {error}") and " in my_purifiers.py, line 3 — " in said
+        assert SENTENCE.fullmatch(said)
 
 
 def settings(results: Path) -> dict[str, Any]:
