@@ -19,6 +19,7 @@ setup: .venv/installed ## create .venv with the pinned packages
 	touch $@
 
 tables: setup ## run the workflow: results/tables, results/figures, results/report.html (CONFIG=my.yaml, CORES=2)
+	$(BIN)/python -m workflow_scripts.configuration_files $(CONFIG)
 	$(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG) --) results/tables
 
 check: setup ## try a purifier or classifier of your own: FILE=my_purifiers.py (PARAMS='{sigma: 0.1}', FACTORY=, KIND=, SHAPE=1,16,16, CLASSES=10)

@@ -107,6 +107,8 @@ def attack(
     start   noise of the random start
     memory  bytes of activations the exact gradient may keep
     """
+    if not len(images):
+        raise ValueError("expected at least one image, got none — raise the number of images")
     size = pgd.step_size * threat.epsilon
     kept = defence.kept_steps(images, ids, source, memory)
     x = threat.random_start(start(ids).uniform("start"), images) if pgd.random_start else images.clone()

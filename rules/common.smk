@@ -10,9 +10,15 @@ from snakemake.exceptions import WorkflowError
 from purification.sources import source_files
 from workflow_scripts.code_digest import Project
 from workflow_scripts.configuration import problems
+from workflow_scripts.results_folder import place_problems
 
 if found := problems(config):
     raise WorkflowError("The configuration cannot run:\n" + "\n".join(found))
+
+
+onstart:
+    if found := list(place_problems(config)):
+        raise WorkflowError("The run cannot start:\n" + "\n".join(found))
 
 
 def ordered(value):

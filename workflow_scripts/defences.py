@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from purification.data import Dataset
@@ -16,6 +16,7 @@ from purification.models.classifiers import Classifier
 from purification.models.loading import load_classifier, load_denoiser
 from purification.noise import NoiseSource
 from purification.purifiers import Purifier, make_purifier
+from purification.tensor_files import read_tensors
 from purification.user_code import own_classifier
 from workflow_scripts.job import replacing
 
@@ -28,11 +29,11 @@ def write_adversarial(adversarial: Tensor, ids: list[int], path: Path) -> None:
 
 def read_adversarial(path: Path, ids: list[int]) -> Tensor:
     """Adversarial images of exactly `ids`, which must be the first ones of the file."""
-    arrays = load_file(path)
+    arrays = read_tensors(path, ("adversarial", "ids"))
     stored = arrays["ids"].tolist()
     if stored[: len(ids)] != list(ids):
         raise ValueError(
-            f"expected adversarial images of {len(ids)} images in {path}, got those of {len(stored)} others"
+            f"expected adversarial images of {len(ids)} images in {path}, got those of {len(stored)} others — delete it"
         )
     adversarial: Tensor = arrays["adversarial"]
     return adversarial[: len(ids)]
@@ -40,7 +41,7 @@ def read_adversarial(path: Path, ids: list[int]) -> Tensor:
 
 def count_adversarial(path: Path) -> int:
     """How many images an adversarial file holds."""
-    return len(load_file(path)["ids"])
+    return len(read_tensors(path, ("ids",))["ids"])
 
 
 def _folder(files: Sequence[str]) -> Path | None:
