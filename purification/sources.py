@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+INNER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 OWN = frozenset({"purification", "workflow_scripts"})  # this project's packages are no siblings
 
 
@@ -54,16 +55,21 @@ def source_files(path: Path) -> list[Path]:
     return [path, *sorted(file for files in found.values() for file in files)]
 
 
-def defined_names(path: Path) -> Iterator[str]:
-    """Names that the top level of a file defines or imports; "*" for a star import. Raises SyntaxError."""
-    for node in ast.parse(path.read_bytes(), str(path)).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            yield node.name
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            yield from (alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, ast.Assign):
-            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
-        elif isinstance(node, ast.AnnAssign | ast.AugAssign) and isinstance(node.target, ast.Name):
-            yield node.target.id
-        elif not isinstance(node, ast.Expr):
-            yield "*"  # a name may be made in here
+def defined_names(path: Path) -> set[str]:
+    """Names that the top level of a file binds, also inside `if` and `try`; "*" for a star import.
+
+    Raises SyntaxError.
+    """
+    return set(_bound(ast.parse(path.read_bytes(), str(path))))
+
+
+def _bound(node: ast.AST) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield child.name
+        elif isinstance(child, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in child.names)
+        elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+            yield child.id
+        if not isinstance(child, INNER):
+            yield from _bound(child)

@@ -52,7 +52,7 @@ def chosen(file: Path, factory: str | None, kind: str | None) -> dict[str, str]:
     if kind:
         return {kind: FACTORIES[kind]}
     try:
-        known = set(defined_names(file))
+        known = defined_names(file)
     except (OSError, SyntaxError, ValueError):
         known = set()
     return {kind: name for kind, name in FACTORIES.items() if name in known} or {"purifier": FACTORIES["purifier"]}

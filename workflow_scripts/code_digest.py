@@ -1,10 +1,12 @@
 """Which project code a job runs: the top-level definitions its stage script can reach, and a hash of them.
 
-Names are followed from the script through every project module. A lookup `TABLE[settings["key"]]`, `TABLE[key]` or
-`TABLE[self.key]` in a table of string keys reaches only the entries that the job's settings hold under `key`, and those
-that the code passes as `key="..."` or as `key=other`, where `other` is a setting too; when the values cannot be known
-so, it reaches all. Comments, layout, docstrings and what errors say do not count. Lookups by computed strings (getattr,
-globals) cannot be followed and must not be used; a test compares what jobs execute with what is reached.
+Names are followed from the script through every project module. A method counts when its class is reached and its name
+occurs as an attribute; dunder methods, and all methods of a class with a base from elsewhere, count with the class. A
+lookup `TABLE[settings["key"]]`, `TABLE[key]` or `TABLE[self.key]` in a table of string keys reaches only the entries
+that the job's settings hold under `key`, and those that the code passes as `key="..."` or as `key=other`, where `other`
+is a setting too; when the values cannot be known so, it reaches all. Comments, layout, docstrings and what errors say
+do not count. Lookups by computed strings (getattr, globals) cannot be followed and must not be used; a test compares
+what jobs execute with what is reached.
 """
 
 from __future__ import annotations
@@ -25,10 +27,11 @@ MAIN = "__main__"
 
 @dataclass
 class References:
-    """What one statement reads: global names, attributes of global names, lookups in tables; keywords it passes."""
+    """What one statement reads: global names, attributes of these and of anything, lookups in tables, keywords."""
 
     names: set[str] = field(default_factory=set)
     attributes: set[tuple[str, str]] = field(default_factory=set)
+    methods: set[str] = field(default_factory=set)
     lookups: set[tuple[str, str]] = field(default_factory=set)
     keywords: set[tuple[str, str, str]] = field(default_factory=set)  # name, "is" | "from" | "unknown", value
 
@@ -50,6 +53,7 @@ class _Reader(ast.NodeVisitor):
         self.found.names.add(node.id)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
+        self.found.methods.add(node.attr)
         if isinstance(node.value, ast.Name):
             self.found.attributes.add((node.value.id, node.attr))
         else:
@@ -108,6 +112,7 @@ def references(statement: ast.AST, source: str) -> References:
     return References(
         found.names & known,
         {pair for pair in found.attributes if pair[0] in known},
+        found.methods,
         {pair for pair in found.lookups if pair[0] in known},
         found.keywords,
     )
@@ -210,6 +215,7 @@ class Project:
                 name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
                 self.modules[name] = Module(name, path.read_text())
         self._read: dict[ast.AST, tuple[str, References]] = {}
+        self._classes: dict[ast.ClassDef, tuple[ast.ClassDef, dict[str, ast.stmt]]] = {}
 
     def digest(self, script: str, settings: Any) -> str:
         """Hash (16 hex digits) of all that `script` reaches with these settings."""
@@ -227,6 +233,19 @@ class Project:
             self._read[node] = source, references(node, source)
         return self._read[node]
 
+    def taken_apart(self, node: ast.ClassDef) -> tuple[ast.ClassDef, dict[str, ast.stmt]]:
+        """A class without its methods, and the methods that run only when called by name."""
+        if node not in self._classes:
+            named = [part.name for part in node.body if isinstance(part, ast.FunctionDef)]
+            once = {name for name in named if named.count(name) == 1 and not name.startswith("__")}
+            methods: dict[str, ast.stmt] = {
+                part.name: part for part in node.body if isinstance(part, ast.FunctionDef) and part.name in once
+            }
+            kept = [part for part in node.body if part not in methods.values()]
+            shell = ast.ClassDef(**{**dict(ast.iter_fields(node)), "body": kept or [ast.Pass()]})
+            self._classes[node] = shell, methods
+        return self._classes[node]
+
 
 class _Search:
     """Follows references until nothing new is found."""
@@ -235,6 +254,8 @@ class _Search:
         self.project, self.settings = project, settings
         self.found: dict[tuple[str, ...], str] = {}
         self.lookups: set[Chosen] = set()
+        self.methods: dict[tuple[str, str, str], ast.stmt] = {}  # of reached classes
+        self.attributes: set[str] = set()
         self.keywords: set[tuple[str, str, str]] = set()
         self.executed: set[str] = set()
         self.script = script
@@ -248,6 +269,9 @@ class _Search:
             before = len(self.found)
             for module, table, key in sorted(self.lookups):
                 self._look_up(module, table, key)
+            for item, method in list(self.methods.items()):
+                if item not in self.found and item[2] in self.attributes:
+                    self._take(item, item[0], method)
         return self.found
 
     def _execute(self, name: str) -> None:
@@ -267,6 +291,7 @@ class _Search:
         source, read = self.project.read(node)
         self.found[item] = self.found.get(item, "") + source
         self.keywords |= read.keywords
+        self.attributes |= read.methods
         for name in sorted(read.names):
             self._follow(module, name)
         for name, attribute in sorted(read.attributes):
@@ -304,7 +329,15 @@ class _Search:
         if home and (home, found) not in self.found:
             self.found[home, found] = ""
             for node in self.project.modules[home].definitions[found]:
+                if isinstance(node, ast.ClassDef) and self._is_own(home, node):
+                    shell, methods = self.project.taken_apart(node)
+                    self.methods |= {(home, found, name): method for name, method in methods.items()}
+                    node = shell
                 self._take((home, found), home, node)
+
+    def _is_own(self, module: str, node: ast.ClassDef) -> bool:
+        """All bases are the project's: nothing from elsewhere calls its methods by name."""
+        return all(isinstance(base, ast.Name) and self._resolve(module, base.id)[0] for base in node.bases)
 
     def _look_up(self, module: str, table: str, key: str) -> None:
         entries = self.project.modules[module].tables[table]

@@ -26,7 +26,7 @@ def python_file_problems(key: str, entry: dict[str, str]) -> Iterator[str]:
     except OSError as error:
         yield f"{key}.path: expected a readable file at {path}, got an error ({error.strerror}) — allow reading"
         return
-    names = set(defined_names(path))
+    names = defined_names(path)
     if factory not in names and "*" not in names:
         known = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
         advice = nearest(factory, known) if known else "define it there"

@@ -30,8 +30,25 @@ from lib.deep import CONSTANT as SCALE
 
 
 class Base:
+    field = 1
+
+    def __init__(self):
+        pass
+
     def method(self):
         return SCALE
+
+    def other(self):
+        return rarely()
+
+
+class Foreign(dict):
+    def called_by_others(self):
+        return 1
+
+
+def rarely():
+    return 1
 
 
 class Derived(Base):
@@ -39,7 +56,7 @@ class Derived(Base):
 
 
 def helper(x):
-    return Derived().method() * x
+    return Derived().method() * x + len(Foreign())
 
 
 def unused(x):
@@ -125,6 +142,7 @@ def reached(folder: Path, settings: Any) -> set[str]:
 def test_names_are_followed_through_imports_aliases_classes_and_tables(tmp_path: Path) -> None:
     assert reached(tmp_path, RED) == {
         *("stages.one.__main__", "stages.one.stage", "lib.tools.helper", "lib.tools.Derived", "lib.tools.Base"),
+        *("lib.tools.Base.method", "lib.tools.Foreign"),
         *("lib.deep.CONSTANT", "lib.shapes.area", "lib.registry.make", "lib.registry.KINDS.red", "lib.registry.red"),
     }
 
@@ -159,6 +177,8 @@ SAME = {
     "layout": {"tools": ("Derived().method() * x", "(Derived()\n            .method() * x)")},
     "unused function": {"tools": ("def unused(x):\n    return x", "def unused(x):\n    return 2 * x")},
     "unused function of a module used as a whole": {"shapes": ("def perimeter(x):\n    return x", "")},
+    "method that nothing names": {"tools": ("return rarely()", "return -rarely()")},
+    "function of a method that nothing names": {"tools": ("rarely():\n    return 1", "rarely():\n    return 2")},
     "unused constant": {"deep": ("OTHER = 3", "OTHER = 4")},
     "unused entry": {"registry": ('"blue": blue', '"violet": blue')},
     "function of an unused entry": {"registry": ("return paint(colour=settings", "return -paint(colour=settings")},
@@ -170,6 +190,12 @@ DIFFERENT = {
     "stage": {"one": ("= 1", "= 2")},
     "main block": {"one": ("stage({})", "stage({1: 2})")},
     "function": {"tools": ("method() * x", "method() + x")},
+    "method of a class with a base from elsewhere": {
+        "tools": ("by_others(self):\n        return 1", "by_others(self):\n        return 2")
+    },
+    "dunder method": {"tools": ("        pass\n\n    def method", "        return None\n\n    def method")},
+    "class attribute": {"tools": ("field = 1", "field = 2")},
+    "method twice": {"tools": ("def other(self):", "def method(self):")},
     "base class": {"tools": ("return SCALE", "return -SCALE")},
     "default": {"shapes": ("unused=None", "unused=1")},
     "constant": {"deep": ("CONSTANT = 2", "CONSTANT = 5")},

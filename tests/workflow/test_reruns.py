@@ -25,6 +25,8 @@ ALL_FIGURES = {f"render_figures_{name}" for name in (*FIGURES, "training")}
 RELATION = {"render_figures_compression_robustness", "render_figures_prediction"}
 TABLED = {"render_tables", "render_report", "check_results"}
 CONCLUDED = {"fit_compression_robustness", *TABLED, *ALL_FIGURES}
+JUDGED = {"fit_compression_robustness", "render_figures_robustness", "render_figures_images", *RELATION, *TABLED}
+AUDITED = {"audit_gradients ddpm_200", *TABLED}
 SWEEP = {"ddpm_25", "ddpm_100", "ddpm_200", "ddim_50", "one_step_200", "sde_200"}
 CONTROLS = {"identity", "constant", "blur", "wiener", "ddpm_0", "linear"}
 RANDOMNESS = {"ddpm_200", "identity", "constant", "blur", "wiener", "linear"}
@@ -80,15 +82,16 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "docstring": (replace("purification/samplers.py", "DDIM (Song", "DDIM of (Song"), set()),
     "sampler": (
         replace("purification/samplers.py", "sigma = eta *", "sigma = 1.0 * eta *"),
-        {"attack_images ddim_50 fixed", "purify_images ddim_50", "measure_compression ddim_50", *CONCLUDED},
+        {"attack_images ddim_50 fixed", "purify_images ddim_50", "measure_compression ddim_50", *JUDGED},
     ),
-    "loss that no attack uses": (
-        replace("purification/defence.py", "return others", "return +others"),
-        set(),
+    "loss that no attack uses": (replace("purification/defence.py", "return others", "return +others"), AUDITED),
+    "method": (
+        replace("purification/reporting/rows.py", "return pd.DataFrame(rows)", "return +pd.DataFrame(rows)"),
+        {"render_figures_budget", "render_figures_compression_robustness", *TABLED},
     ),
     "gradient of one attack": (
         replace("purification/gradients.py", "leaf = purified.detach()", "leaf = 1.0 * purified.detach()"),
-        {"attack_images ddpm_200 bpda", "purify_images ddpm_200", *CONCLUDED},
+        {"attack_images ddpm_200 bpda", "purify_images ddpm_200", *JUDGED, *AUDITED},
     ),
     "table": (replace("purification/reporting/tables.py", "first = t_star - 1", "first = -1 + t_star"), TABLED),
     "figure": (

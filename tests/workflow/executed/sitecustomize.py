@@ -25,8 +25,7 @@ def write() -> None:
     if job is None:
         return
     functions = [(module, code) for code, module in seen.items() if code.co_flags & inspect.CO_OPTIMIZED]
-    # the top-level name of `Class.method` and of `outer.<locals>.inner`
-    names = {(module, code.co_qualname.partition(".")[0]) for module, code in functions}
+    names = {(module, code.co_qualname.partition(".<locals>")[0]) for module, code in functions}
     executed = sorted(name for name in names if name[0].partition(".")[0] in PACKAGES)
     record = {"rule": job.rule, "params": dict(job.params.items()), "executed": executed}
     folder = Path(os.environ["EXECUTED_FOLDER"])
