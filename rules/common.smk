@@ -2,7 +2,9 @@
 
 import ast
 import hashlib
+import os
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import grimp
 from snakemake.exceptions import WorkflowError
 
 from workflow_scripts.configuration import problems
+from workflow_scripts.locking import Run
 
 if found := problems(config):
     raise WorkflowError("The configuration cannot run:\n" + "\n".join(found))
@@ -28,6 +31,8 @@ config.update(settings_in_order)
 ROOT = Path(workflow.basedir)
 RESULTS = Path(config["results"]).as_posix()
 NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+RUN = Run(Path(RESULTS, "journal", "run.lock"))
+os.environ["PURIFICATION_CONFIGFILES"] = shlex.join(os.path.relpath(path) for path in workflow.overwrite_configfiles)
 DATASET = [f"{RESULTS}/dataset/images.safetensors", f"{RESULTS}/dataset/subsets.json"]
 
 
@@ -156,3 +161,11 @@ def caption_of(figure):
 def text_digest(path):
     """Hash of a file that is neither configuration nor Python."""
     return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:16]
+
+
+def start_run():
+    """Keep a second run out of these results; unlike Snakemake's own lock, this one ends with its process."""
+    try:
+        RUN.start()
+    except (ValueError, OSError) as refusal:
+        raise WorkflowError(str(refusal)) from None
