@@ -21,11 +21,13 @@ SHOWN = 40  # lines of a failed job's log
 logger = logging.getLogger("purification")
 
 
-def _report(snakemake: Any) -> None:
-    """The end of a failed job's log and how to run this job alone, on the terminal in one piece."""
+def _report(snakemake: Any, error: Exception) -> None:
+    """Why a job failed and how to run it alone, in its log; the end of the log on the terminal in one piece."""
+    logger.error("%s: %s", type(error).__name__, error, exc_info=error)
     configs = os.environ.get(CONFIGFILES)
     options = f"--configfile {configs} " if configs else ""
     logger.error("to run this job alone: snakemake --cores 1 %s-- %s", options, shlex.quote(snakemake.output[0]))
+    logger.error("rule %s failed: %s", snakemake.rule, error)
     lines = Path(snakemake.log[0]).read_text().splitlines()
     head = f"{snakemake.log[0]}, the last {SHOWN} of {len(lines)} lines:" if len(lines) > SHOWN else snakemake.log[0]
     sys.stderr.write("\n".join([head, *(f"    {line}" for line in lines[-SHOWN:])]) + "\n")
@@ -51,9 +53,7 @@ def job(snakemake: Any) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            logger.error("%s: %s", type(error).__name__, error, exc_info=True)
-            logger.error("rule %s failed: %s", snakemake.rule, error)
-            _report(snakemake)
+            _report(snakemake, error)
             raise SystemExit(1) from error
         logger.info("done")
 
