@@ -41,7 +41,7 @@ def job(snakemake: Any) -> Iterator[None]:
     writes is never taken for what this job was asked for.
     """
     log = Path(snakemake.log[0])
-    with alone(log, sys.stderr):
+    with alone(log.with_name(f".{log.name}.lock"), sys.stderr):
         handler = logging.FileHandler(log, mode="w")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
         logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

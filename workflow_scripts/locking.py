@@ -21,10 +21,11 @@ def try_lock(file: IO[str]) -> bool:
 
 @contextmanager
 def alone(path: Path, waiting: IO[str]) -> Iterator[None]:
-    """Be the only process at work on `path`; as long as another one is, say so in `waiting` and wait for it."""
+    """Be the only process that holds the lock file `path`; as long as another one does, say so and wait for it."""
     with path.open("a") as file:
         if not try_lock(file):
-            waiting.write(f"waiting for another process that is still at work on {path}\n")
+            waiting.write(f"waiting for another process that is still at work on this job ({path})\n")
+            waiting.flush()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -160,6 +160,27 @@ def test_a_failed_job_shows_the_end_of_its_log_and_how_to_run_it_alone(
     assert len((tmp_path / "job.log").read_text().splitlines()) > 1000
 
 
+def test_a_job_waits_for_a_process_that_still_works_on_it(tmp_path: Path) -> None:
+    program = (
+        "import sys, types; from workflow_scripts.job import job\n"
+        "with job(types.SimpleNamespace(log=[sys.argv[1]], threads=1)):\n"
+        "    print('working', flush=True); sys.stdin.readline(); open(sys.argv[1] + sys.argv[2], 'w')"
+    )
+    log = tmp_path / "job.log"
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program, str(log), ".first"], **pipes) as first:
+        assert first.stdout and first.stdin and first.stdout.readline() == b"working\n"
+        log.unlink()  # as Snakemake does before it starts the job again
+        with subprocess.Popen([sys.executable, "-c", program, str(log), ".second"], **pipes) as second:
+            assert second.stderr and second.stdout
+            assert second.stderr.readline().startswith(b"waiting for another process")
+            first.communicate(b"go on\n")
+            assert second.stdout.readline() == b"working\n"
+            assert Path(f"{log}.first").exists()
+            second.communicate(b"go on\n")
+    assert first.returncode == second.returncode == 0
+
+
 def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path; from workflow_scripts.job import replacing, replacing_in\n"
