@@ -171,13 +171,14 @@ def test_a_job_waits_for_a_process_that_still_works_on_it(tmp_path: Path) -> Non
     with subprocess.Popen([sys.executable, "-c", program, str(log), ".first"], **pipes) as first:
         assert first.stdout and first.stdin and first.stdout.readline() == b"working\n"
         log.unlink()  # as Snakemake does before it starts the job again
-        with subprocess.Popen([sys.executable, "-c", program, str(log), ".second"], **pipes) as second:
+        # nothing holds the second one back but the first
+        command = [sys.executable, "-c", program, str(log), ".second"]
+        with subprocess.Popen(command, **{**pipes, "stdin": subprocess.DEVNULL}) as second:
             assert second.stderr and second.stdout
             assert second.stderr.readline().startswith(b"waiting for another process")
             first.communicate(b"go on\n")
             assert second.stdout.readline() == b"working\n"
             assert Path(f"{log}.first").exists()
-            second.communicate(b"go on\n")
     assert first.returncode == second.returncode == 0
 
 
