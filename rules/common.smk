@@ -32,7 +32,8 @@ ROOT = Path(workflow.basedir)
 RESULTS = Path(config["results"]).as_posix()
 NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 RUN = Run(Path(RESULTS, "journal", "run.lock"))
-os.environ["PURIFICATION_CONFIGFILES"] = shlex.join(os.path.relpath(path) for path in workflow.overwrite_configfiles)
+CONFIGFILES = shlex.join(os.path.relpath(path) for path in workflow.overwrite_configfiles)
+os.environ.update(PURIFICATION_CONFIGFILES=CONFIGFILES)  # for the command that a failed job shows
 DATASET = [f"{RESULTS}/dataset/images.safetensors", f"{RESULTS}/dataset/subsets.json"]
 
 
