@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Run:
         text = self.text()
         return text.count("\nFinished jobid") >= moment if isinstance(moment, int) else moment in text
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 120) -> bool:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 600) -> bool:
         """Whether the condition came true before the run ended."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -63,12 +63,13 @@ class Run:
             return False
         return True
 
-    def end(self, seconds: float = 240) -> int:
+    def end(self, seconds: float = 600) -> int:
         return self.process.wait(seconds)
 
     def kill(self) -> None:
         """SIGKILL to every process of the run, and wait until they are gone."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         while self.alive():
             time.sleep(0.01)
