@@ -29,6 +29,10 @@ wildcard_constraints:
     attack=one_of(config["attacks"]),
 
 
+onstart:
+    start_run()
+
+
 rule all:
     default_target: True
     input:

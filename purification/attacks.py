@@ -14,6 +14,7 @@ from torch import Tensor
 
 from purification.defence import LOSSES, Defence
 from purification.gradients import MODES
+from purification.journal import NO_JOURNAL, Journal, restore
 from purification.noise import NoiseSource
 from purification.progress import track
 from purification.threat import ThreatModel
@@ -72,21 +73,68 @@ class AttackResult:
     iteration: Tensor
 
 
-def _averaged(
-    defence: Defence, x: Tensor, labels: Tensor, ids: Sequence[int], source: NoiseSource, pgd: PGD, step: int, kept: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, gradient and accuracy, averaged over the draws of one step."""
-    first = step * pgd.draws if pgd.redraw else 0
-    loss, gradient = torch.zeros(len(x), device=x.device), torch.zeros_like(x)
-    accuracy = torch.zeros(len(x), device=x.device)
-    for draw in range(first, first + pgd.draws):
-        values, slopes, predictions = defence.loss_gradient(
-            x, labels, ids, source, draw, loss=pgd.loss, mode=pgd.gradient, kept_steps=kept
-        )
-        loss += values / pgd.draws
-        gradient += slopes / pgd.draws
-        accuracy += (predictions == labels).float() / pgd.draws
-    return loss, gradient, accuracy
+@dataclass(frozen=True)
+class _Search:
+    """State between two draws; turn () counts draws, everything else has one entry per image.
+
+    x                          current iterate
+    active                     whether the image is still attacked
+    loss, gradient, accuracy   averages over the draws of this step so far
+    """
+
+    turn: Tensor
+    x: Tensor
+    active: Tensor
+    loss: Tensor
+    gradient: Tensor
+    accuracy: Tensor
+    best: Tensor
+    best_loss: Tensor
+    best_accuracy: Tensor
+    iteration: Tensor
+
+
+def _begin(x: Tensor) -> _Search:
+    zeros = torch.zeros(len(x), device=x.device)
+    return _Search(
+        turn=torch.zeros((), dtype=torch.long), x=x, active=zeros == 0,
+        loss=zeros.clone(), gradient=torch.zeros_like(x), accuracy=zeros.clone(),
+        best=x.clone(), best_loss=zeros - torch.inf, best_accuracy=zeros + 1, iteration=zeros.long(),
+    )  # fmt: skip
+
+
+def _add_draw(
+    at: _Search, defence: Defence, labels: Tensor, ids: Sequence[int], source: NoiseSource, pgd: PGD, kept: int
+) -> None:
+    """Add the next draw to loss, gradient and accuracy of this step."""
+    turn, active = int(at.turn), at.active.nonzero().squeeze(1)
+    values, slopes, predictions = defence.loss_gradient(
+        at.x[active], labels[active], [ids[i] for i in active.tolist()], source,
+        turn if pgd.redraw else turn % pgd.draws, loss=pgd.loss, mode=pgd.gradient, kept_steps=kept,
+    )  # fmt: skip
+    at.loss[active] += values / pgd.draws
+    at.gradient[active] += slopes / pgd.draws
+    at.accuracy[active] += (predictions == labels[active]).float() / pgd.draws
+
+
+def _ascend(at: _Search, images: Tensor, threat: ThreatModel, pgd: PGD) -> None:
+    """Judge the iterate by its averages, keep it where it is the best so far, and go on to the next one."""
+    step, active = int(at.turn) // pgd.draws, at.active.nonzero().squeeze(1)
+    loss, gradient, accuracy = at.loss[active], at.gradient[active], at.accuracy[active]
+    if not (torch.isfinite(loss).all() and torch.isfinite(gradient).all()):
+        raise ValueError("expected a finite loss and gradient, got NaN or infinity — mend the defence's derivative")
+    broken = (accuracy == 0) & pgd.stop_when_broken
+    better = (loss > at.best_loss[active]) | broken | (pgd.select == "last")
+    chosen = active[better]
+    at.best[chosen] = at.x[chosen]
+    at.best_loss[chosen], at.best_accuracy[chosen] = loss[better], accuracy[better]
+    at.iteration[chosen] = step
+    at.active[active[broken]] = False
+    some = active[~broken]
+    if step < pgd.steps and len(some):
+        at.x[some] = threat.ascend(at.x[some], gradient[~broken], pgd.step_size * threat.epsilon, images[some])
+    for average in (at.loss, at.gradient, at.accuracy):
+        average.zero_()
 
 
 def attack(
@@ -100,35 +148,29 @@ def attack(
     source: NoiseSource,
     start: NoiseSource,
     memory: float,
+    journal: Journal = NO_JOURNAL,
 ) -> AttackResult:
     """PGD on images (n, C, H, W) in [0, 1].
 
-    source  noise the attacker draws (role "fixed" with redraw False when it knows the defence's randomness)
-    start   noise of the random start
-    memory  bytes of activations the exact gradient may keep
+    source   noise the attacker draws (role "fixed" with redraw False when it knows the defence's randomness)
+    start    noise of the random start
+    memory   bytes of activations the exact gradient may keep
+    journal  keeps the state after every draw; an attack of the same arguments goes on from it, to the same bits
     """
     if not len(images):
         raise ValueError("expected at least one image, got none — raise the number of images")
-    size = pgd.step_size * threat.epsilon
     kept = defence.kept_steps(images, ids, source, memory)
     x = threat.random_start(start(ids).uniform("start"), images) if pgd.random_start else images.clone()
-    zeros = torch.zeros(len(images), device=images.device)
-    best = AttackResult(x.clone(), zeros - torch.inf, zeros + 1, zeros.long())
-    active = torch.arange(len(images), device=images.device)
-    for step in track(range(pgd.steps + 1), "attack"):
-        some_ids = [ids[i] for i in active.tolist()]
-        loss, gradient, accuracy = _averaged(defence, x[active], labels[active], some_ids, source, pgd, step, kept)
-        if not (torch.isfinite(loss).all() and torch.isfinite(gradient).all()):
-            raise ValueError("expected a finite loss and gradient, got NaN or infinity — mend the defence's derivative")
-        broken = (accuracy == 0) & pgd.stop_when_broken
-        better = (loss > best.loss[active]) | broken | (pgd.select == "last")
-        chosen = active[better]
-        best.adversarial[chosen] = x[chosen]
-        best.loss[chosen], best.accuracy[chosen] = loss[better], accuracy[better]
-        best.iteration[chosen] = step
-        active, gradient = active[~broken], gradient[~broken]
-        if step == pgd.steps or not len(active):
+    at = _begin(x)
+    restore(vars(at), journal.load())
+    for turn in track(range((pgd.steps + 1) * pgd.draws), "attack", int(at.turn)):
+        if not at.active.any():
             break
-        x[active] = threat.ascend(x[active], gradient, size, images[active])
-    threat.check(best.adversarial, images)
-    return best
+        _add_draw(at, defence, labels, ids, source, pgd, kept)
+        if (turn + 1) % pgd.draws == 0:
+            _ascend(at, images, threat, pgd)
+        at.turn.add_(1)
+        journal.save(lambda: vars(at))
+    journal.save(lambda: vars(at), last=True)
+    threat.check(at.best, images)
+    return AttackResult(at.best, at.best_loss, at.best_accuracy, at.iteration)

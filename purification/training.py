@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from purification.journal import NO_JOURNAL, Journal, State, restore
 from purification.models.classifiers import ResidualNetwork
 from purification.philox import generator
 from purification.progress import track
@@ -28,8 +29,8 @@ def initialise(build: Callable[[], Network], seed: int) -> Network:
         return build()
 
 
-def _optimiser(network: nn.Module, settings: Mapping[str, Any]) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """AdamW with linear warm-up and cosine decay to zero."""
+def _optimiser(network: nn.Module, settings: Mapping[str, Any], done: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """AdamW with linear warm-up and cosine decay to zero, after `done` steps."""
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
     )
@@ -40,7 +41,35 @@ def _optimiser(network: nn.Module, settings: Mapping[str, Any]) -> tuple[torch.o
             return float((step + 1) / warmup)
         return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
 
-    return optimiser, LambdaLR(optimiser, rate)
+    optimiser.param_groups[0]["initial_lr"] = settings["learning_rate"]
+    return optimiser, LambdaLR(optimiser, rate, last_epoch=done - 1)
+
+
+def _state(modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, losses: list[float]) -> State:
+    """Everything the next step depends on; the learning rate follows from the number of losses."""
+    state = {f"{kind}/{name}": value for kind, module in modules.items() for name, value in module.state_dict().items()}
+    for number, entry in optimiser.state_dict()["state"].items():
+        state |= {f"optimiser/{number}/{name}": value for name, value in entry.items()}
+    return {**state, "losses": torch.tensor(losses, dtype=torch.float64)}
+
+
+def _resume(modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer, saved: State) -> list[float]:
+    """Put a saved state back, nothing if none was saved; returns the losses so far."""
+    if not saved:
+        return []
+    for kind, module in modules.items():
+        prefix = f"{kind}/"
+        own = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
+        restore(module.state_dict(), own)
+    for number, parameter in enumerate(optimiser.param_groups[0]["params"]):
+        prefix = f"optimiser/{number}/"
+        for key, value in saved.items():
+            if key.startswith(prefix):
+                name = key.removeprefix(prefix)
+                like = value if name == "step" else torch.empty_like(parameter, requires_grad=False).copy_(value)
+                optimiser.state[parameter][name] = like
+    losses: list[float] = saved["losses"].tolist()
+    return losses
 
 
 def _finite(loss: Tensor, step: int) -> Tensor:
@@ -58,17 +87,21 @@ def _shift(images: Tensor, pixels: int, rng: np.random.Generator) -> Tensor:
 
 
 def train_classifier(
-    images: Tensor, labels: Tensor, settings: Mapping[str, Any], seed: int
+    images: Tensor, labels: Tensor, settings: Mapping[str, Any], seed: int, journal: Journal = NO_JOURNAL
 ) -> tuple[ResidualNetwork, list[float]]:
-    """Cross-entropy training on images in [0, 1]; returns the network in evaluation mode and the loss per step."""
+    """Cross-entropy training on images in [0, 1]; returns the network in evaluation mode and the loss per step.
+
+    A training of the same arguments goes on from the state that `journal` kept, to the same bits.
+    """
     channels, classes = images.shape[1], int(labels.max()) + 1
     network = initialise(lambda: ResidualNetwork(channels, classes, settings["widths"]), seed)
     network.mean.copy_(images.mean(dim=(0, 2, 3)))
     network.std.copy_(images.std(dim=(0, 2, 3)))
-    optimiser, schedule = _optimiser(network, settings)
+    saved = journal.load()
+    optimiser, schedule = _optimiser(network, settings, len(saved.get("losses", ())))
+    losses = _resume({"network": network}, optimiser, saved)
     network.train()
-    losses = []
-    for step in track(range(settings["steps"]), "train classifier"):
+    for step in track(range(settings["steps"]), "train classifier", len(losses)):
         rng = generator(seed, "training", "classifier", step=step)
         index = torch.from_numpy(rng.integers(0, len(images), settings["batch_size"]))
         batch = _shift(images[index], settings["shift"], rng)
@@ -78,6 +111,7 @@ def train_classifier(
         optimiser.step()
         schedule.step()
         losses.append(loss.item())
+        journal.save(lambda: _state({"network": network}, optimiser, losses))
     return network.eval(), losses
 
 
@@ -89,20 +123,28 @@ def sample_indices(rng: np.random.Generator, count: int, settings: Mapping[str, 
 
 
 def train_denoiser(
-    images: Tensor, network: Network, schedule: Schedule, settings: Mapping[str, Any], seed: int
+    images: Tensor,
+    network: Network,
+    schedule: Schedule,
+    settings: Mapping[str, Any],
+    seed: int,
+    journal: Journal = NO_JOURNAL,
 ) -> tuple[Network, list[float]]:
     """Noise-prediction training (Ho et al. 2020) of a diffusers-style network(u, t).sample.
 
     images are in [0, 1]; returns the exponential moving average of the network and the loss per step.
+    A training of the same arguments goes on from the state that `journal` kept, to the same bits.
     """
     ema = get_ema_multi_avg_fn(settings["ema"])  # type: ignore[no-untyped-call]
     averaged = AveragedModel(network, multi_avg_fn=ema)
-    optimiser, rate = _optimiser(network, settings)
+    modules: dict[str, nn.Module] = {"network": network, "averaged": averaged}
+    saved = journal.load()
+    optimiser, rate = _optimiser(network, settings, len(saved.get("losses", ())))
+    losses = _resume(modules, optimiser, saved)
     root = torch.from_numpy(np.sqrt(schedule.alpha_bars)).float()
     rest = torch.from_numpy(np.sqrt(1.0 - schedule.alpha_bars)).float()
     network.train()
-    losses = []
-    for step in track(range(settings["steps"]), "train denoiser"):
+    for step in track(range(settings["steps"]), "train denoiser", len(losses)):
         rng = generator(seed, "training", "denoiser", step=step)
         chosen = torch.from_numpy(rng.integers(0, len(images), settings["batch_size"]))
         index = sample_indices(rng, len(chosen), settings, schedule.train_steps)
@@ -117,4 +159,5 @@ def train_denoiser(
         rate.step()
         averaged.update_parameters(network)
         losses.append(loss.item())
+        journal.save(lambda: _state(modules, optimiser, losses))
     return cast(Network, averaged.module).eval(), losses

@@ -1,7 +1,9 @@
 """Functions of the rules: which files a configuration entry needs, which settings a job depends on, which code it runs."""
 
 import hashlib
+import os
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 
@@ -10,15 +12,11 @@ from snakemake.exceptions import WorkflowError
 from purification.sources import source_files
 from workflow_scripts.code_digest import Project
 from workflow_scripts.configuration import problems
+from workflow_scripts.locking import Run
 from workflow_scripts.results_folder import place_problems
 
 if found := problems(config):
     raise WorkflowError("The configuration cannot run:\n" + "\n".join(found))
-
-
-onstart:
-    if found := list(place_problems(config)):
-        raise WorkflowError("The run cannot start:\n" + "\n".join(found))
 
 
 def ordered(value):
@@ -34,6 +32,9 @@ config.update(settings_in_order)
 ROOT = Path(workflow.basedir)
 RESULTS = Path(config["results"]).as_posix()
 NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+RUN = Run(Path(RESULTS, "journal", "run.lock"))
+CONFIGFILES = shlex.join(os.path.relpath(path) for path in workflow.overwrite_configfiles)
+os.environ.update(PURIFICATION_CONFIGFILES=CONFIGFILES)  # for the command that a failed job shows
 DATASET = [f"{RESULTS}/dataset/images.safetensors", f"{RESULTS}/dataset/subsets.json"]
 
 
@@ -168,3 +169,13 @@ def caption_of(figure):
 def text_digest(path):
     """Hash of a file that is neither configuration nor Python."""
     return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:16]
+
+
+def start_run():
+    """Refuse a results folder that cannot hold a run or has one; the lock ends with its process, unlike Snakemake's."""
+    if found := list(place_problems(config)):
+        raise WorkflowError("The run cannot start:\n" + "\n".join(found))
+    try:
+        RUN.start()
+    except (ValueError, OSError) as refusal:
+        raise WorkflowError(str(refusal)) from None

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from purification.data import Dataset
 from purification.defence import Defence
+from purification.journal import NO_JOURNAL, Journal
 from workflow_scripts.attacking import run_attack
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_defence, write_adversarial
 from workflow_scripts.job import job, logger
+from workflow_scripts.journal import resuming
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -23,15 +25,16 @@ def attack_images(
     memory: float,
     *,
     output: Path,
+    journal: Journal = NO_JOURNAL,
 ) -> None:
     images, labels, ids = dataset.take(evaluation["subset"], settings["images"])
-    result = run_attack(dataset, defence, images, labels, ids, settings, evaluation, memory)
+    result = run_attack(dataset, defence, images, labels, ids, settings, evaluation, memory, journal)
     logger.info("accuracy on the attack's own draws %.4f (not a result)", float(result.accuracy.mean()))
     write_adversarial(result.adversarial, ids, output)
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake), resuming(snakemake) as kept:
         data = read_dataset(snakemake.input.images, snakemake.input.subsets)
         attack_images(
             data,
@@ -40,4 +43,5 @@ if __name__ == "__main__":
             snakemake.params.evaluation,
             snakemake.config["memory_bytes"],
             output=snakemake.output[0],
+            journal=kept,
         )

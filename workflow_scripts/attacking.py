@@ -11,6 +11,7 @@ from torch import Tensor
 from purification.attacks import PGD, AttackResult, attack
 from purification.data import Dataset
 from purification.defence import Defence
+from purification.journal import Journal
 from purification.threat import ThreatModel
 from workflow_scripts.defences import noise_source
 
@@ -24,6 +25,7 @@ def run_attack(
     settings: Mapping[str, Any],
     evaluation: Mapping[str, Any],
     memory: float,
+    journal: Journal,
 ) -> AttackResult:
     """One entry of `attacks`; knowledge "both" shares the fixed noise, "none" draws its own."""
     seed, device, known = evaluation["seed"], evaluation["device"], settings["knowledge"] == "both"
@@ -35,4 +37,5 @@ def run_attack(
         source=noise_source(seed, "fixed" if known else "attack", dataset, device),
         start=noise_source(seed, "start", dataset, device),
         memory=memory,
+        journal=journal,
     )  # fmt: skip

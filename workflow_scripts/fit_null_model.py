@@ -7,7 +7,7 @@ from purification.data import Dataset
 from purification.models.denoisers import fit_gaussian
 from purification.models.loading import save_model
 from workflow_scripts.datasets import read_dataset
-from workflow_scripts.job import job
+from workflow_scripts.job import job, replacing_in
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def fit_null_model(dataset: Dataset, *, folder: Path) -> None:
     images, _, _ = dataset.take("train")
-    save_model(folder, {"kind": "gaussian"}, fit_gaussian(images))
+    with replacing_in(folder) as temporary:
+        save_model(temporary, {"kind": "gaussian"}, fit_gaussian(images))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ import pandas as pd
 
 from purification.data import Dataset
 from purification.defence import Defence
+from purification.journal import NO_JOURNAL, Journal
 from workflow_scripts.attacking import run_attack
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_defence, noise_source
 from workflow_scripts.job import job, logger, write_rows
+from workflow_scripts.journal import resuming
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -26,6 +28,7 @@ def measure_attack_strength(
     memory: float,
     *,
     output: Path,
+    journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per (variation, image); a variation replaces the budget (as a multiple) and the steps of the attack.
 
@@ -34,10 +37,11 @@ def measure_attack_strength(
     fixed = noise_source(evaluation["seed"], "fixed", dataset, evaluation["device"])
     images, labels, ids = dataset.take(evaluation["subset"], settings["images"])
     rows = []
-    for variation in variations:
+    for number, variation in enumerate(variations):
         epsilon, steps = settings["epsilon"] * variation["scale"], variation["steps"]
         changed = {"epsilon": epsilon, "steps": steps, "step_size": settings["step_size"] * settings["steps"] / steps}
-        result = run_attack(dataset, defence, images, labels, ids, {**settings, **changed}, evaluation, memory)
+        settings_now, part = {**settings, **changed}, journal.part(str(number))
+        result = run_attack(dataset, defence, images, labels, ids, settings_now, evaluation, memory, part)
         correct = (defence.predict(result.adversarial, ids, fixed, 0) == labels).numpy()
         logger.info("budget %.4g, %d steps: accuracy %.4f", epsilon, steps, correct.mean())
         head = {"scale": variation["scale"], "epsilon": epsilon, "steps": steps}
@@ -46,7 +50,7 @@ def measure_attack_strength(
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake), resuming(snakemake) as kept:
         data = read_dataset(snakemake.input.images, snakemake.input.subsets)
         measure_attack_strength(
             data,
@@ -56,4 +60,5 @@ if __name__ == "__main__":
             snakemake.params.evaluation,
             snakemake.config["memory_bytes"],
             output=snakemake.output[0],
+            journal=kept,
         )

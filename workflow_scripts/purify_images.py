@@ -11,22 +11,35 @@ from torch import Tensor
 
 from purification.data import Dataset
 from purification.defence import Defence
+from purification.journal import NO_JOURNAL, Journal
 from purification.measure.compression import directional
 from purification.noise import NoiseSource
+from purification.progress import track
 from purification.threat import NORMS, ThreatModel
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import count_adversarial, load_defence, noise_source, read_adversarial
 from workflow_scripts.job import job, replacing, write_rows
+from workflow_scripts.journal import resuming
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
+def predictions(
+    defence: Defence, inputs: Tensor, ids: list[int], fresh: NoiseSource, draws: int, name: str, journal: Journal
+) -> list[np.ndarray]:
+    """Predicted labels on every fresh draw."""
+    done = journal.load()
+    for draw in track(range(draws), f"fresh draws of {name}", len(done)):
+        done[f"{draw}"] = defence.predict(inputs, ids, fresh, draw)
+        journal.save(lambda: done, last=draw == draws - 1)
+    return [done[f"{draw}"].numpy() for draw in range(draws)]
+
+
 def judged(
-    defence: Defence, inputs: Tensor, purified: Tensor, labels: Tensor, ids: list[int], fresh: NoiseSource, draws: int
+    defence: Defence, inputs: Tensor, purified: Tensor, labels: Tensor, ids: list[int], varied: list[np.ndarray]
 ) -> pd.DataFrame:
     """One row per image: predictions under the fixed noise, on fresh draws, and of the bare classifier."""
-    varied = [defence.predict(inputs, ids, fresh, draw).numpy() for draw in range(draws)]
     return pd.DataFrame(
         {
             "image": ids,
@@ -46,6 +59,7 @@ def purify_images(
     *,
     rows: Path,
     samples: Path,
+    journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per (attack, image); "clean" is the image itself, "random" noise as large as the budget."""
     fixed, fresh, control = (
@@ -64,7 +78,8 @@ def purify_images(
             normal = control(some).normal("perturbation")
             inputs = ThreatModel(settings["norm"], settings["epsilon"]).random(normal, clean)
         purified = anchors[:n] if name == "clean" else defence.purify(inputs, some, fixed, 0)
-        frame = judged(defence, inputs, purified, labels[:n], some, fresh, settings["draws"])
+        varied = predictions(defence, inputs, some, fresh, settings["draws"], name, journal.part(name))
+        frame = judged(defence, inputs, purified, labels[:n], some, varied)
         frame["compression"] = directional(purified, anchors[:n], inputs, clean).numpy()
         for norm, measure in NORMS.items():
             frame[f"size_{norm}"] = measure.size(inputs - clean).numpy()
@@ -77,7 +92,7 @@ def purify_images(
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake), resuming(snakemake) as kept:
         data = read_dataset(snakemake.input.images, snakemake.input.subsets)
         names = snakemake.params.attacks
         purify_images(
@@ -87,4 +102,5 @@ if __name__ == "__main__":
             snakemake.params.evaluation,
             rows=snakemake.output.rows,
             samples=snakemake.output.samples,
+            journal=kept,
         )

@@ -8,33 +8,40 @@ import pandas as pd
 from diffusers import UNet2DModel
 
 from purification.data import Dataset
+from purification.journal import NO_JOURNAL, Journal
 from purification.schedule import Schedule
 from purification.training import initialise, train_denoiser
 from workflow_scripts.datasets import read_dataset
-from workflow_scripts.job import job, logger, write_rows
+from workflow_scripts.job import job, logger, replacing_in, write_rows
+from workflow_scripts.journal import resuming
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def run(dataset: Dataset, settings: Mapping[str, Any], seed: int, *, folder: Path, losses: Path) -> None:
+def run(
+    dataset: Dataset, settings: Mapping[str, Any], seed: int, *,
+    folder: Path, losses: Path, journal: Journal = NO_JOURNAL,
+) -> None:  # fmt: skip
     images, _, _ = dataset.take("train")
     channels, size, _ = dataset.shape
     fixed = {"sample_size": size, "in_channels": channels, "out_channels": channels}
     network = initialise(lambda: UNet2DModel(**fixed, **settings["network"]), seed)
     logger.info("%d parameters", network.num_parameters())
     table = Schedule(**settings["schedule"])
-    averaged, loss = train_denoiser(images, network, table, settings["training"], seed)
-    averaged.save_pretrained(folder)
+    averaged, loss = train_denoiser(images, network, table, settings["training"], seed, journal)
+    with replacing_in(folder) as temporary:
+        averaged.save_pretrained(temporary)
     write_rows(pd.DataFrame({"step": range(len(loss)), "loss": loss}), losses)
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake), resuming(snakemake) as kept:
         run(
             read_dataset(snakemake.input.images, snakemake.input.subsets),
             snakemake.params.settings,
             snakemake.params.seed,
             folder=Path(snakemake.output.config).parent,
             losses=snakemake.output.losses,
+            journal=kept,
         )

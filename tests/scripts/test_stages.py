@@ -46,7 +46,7 @@ def dataset(files: tuple[Path, Path]) -> Dataset:
 
 
 def snakemake_of(folder: Path) -> SimpleNamespace:
-    return SimpleNamespace(log=[str(folder / "job.log")], threads=1, rule="attack_images")
+    return SimpleNamespace(log=[str(folder / "job.log")], threads=1, rule="attack_images", output=["x.parquet"])
 
 
 def fragile(images: torch.Tensor, noise: object) -> torch.Tensor:
