@@ -19,6 +19,7 @@ include: "rules/analysis.smk"
 include: "rules/rendering.smk"
 include: "rules/figures.smk"
 include: "rules/targets.smk"
+include: "rules/records.smk"
 
 
 wildcard_constraints:
