@@ -1,6 +1,8 @@
 """Results and the records of how they came about, compared by content before anything is planned."""
 
-from workflow_scripts.records import reconcile
+import os
+
+from workflow_scripts.records import reconcile, require_dependencies
 
 OUTPUTS = [path for each in workflow.rules for path in each.output]
 FIXED = {str(path) for path in OUTPUTS if not path.contains_wildcard()}
@@ -14,6 +16,9 @@ def is_output(path):
 
 if workflow.is_main_process:
     try:
+        if "DVC_STAGE" in os.environ:
+            own = [entry["path"] for entry in config["purifiers"].values() if entry["kind"] == "python"]
+            require_dependencies(own, ROOT / "dvc.yaml")
         reconcile(Path(".snakemake"), Path(RESULTS), is_output)
     except ValueError as error:
         raise WorkflowError(str(error)) from None

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from workflow_scripts.job import write_text
 
 logger = logging.getLogger("snakemake.logging")  # what Snakemake shows
@@ -37,16 +39,20 @@ class Checksums:
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
-        self._found: dict[str, str] = {}
+        self._found: dict[str, str | None] = {}
         try:
             self._kept: dict[str, list[int | str]] = json.loads(cache.read_text())
         except (OSError, ValueError):
             self._kept = {}
         self._new = False
 
-    def __call__(self, path: str) -> str:
+    def __call__(self, path: str) -> str | None:
+        """None for a file that is not there."""
         if path not in self._found:
-            self._found[path] = self._look_up(path)
+            try:
+                self._found[path] = self._look_up(path)
+            except FileNotFoundError:
+                self._found[path] = None
         return self._found[path]
 
     def _look_up(self, path: str) -> str:
@@ -103,7 +109,7 @@ def _listed(paths: Sequence[str]) -> str:
 
 
 def compare(
-    records: Mapping[str, Record], checksum: Callable[[str], str]
+    records: Mapping[str, Record], checksum: Callable[[str], str | None]
 ) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     """Files that differ from what their users recorded: (changed inputs, results nobody should have changed).
 
@@ -113,7 +119,7 @@ def compare(
     foreign: dict[str, set[str]] = {}
     for output, record in records.items():
         for path, recorded in record.inputs.items():
-            if not Path(path).exists() or checksum(path) == recorded:
+            if checksum(path) in (None, recorded):
                 continue
             made = records.get(path)
             kind = foreign if made is not None and made.started <= record.started else changed
@@ -159,9 +165,19 @@ def reconcile(folder: Path, results: Path, is_output: Callable[[str], bool]) -> 
     checksum.save()
     if edited := sorted(foreign.keys() - unfinished):
         raise ValueError(
-            f"expected {_listed(edited)} as written by its job, got other content — run `dvc checkout` for the "
-            "results that belong to the records, or delete the file to make it again"
+            f"expected {_listed(edited)} as written by its job, got other content — delete it; `dvc pull` then "
+            "restores what was recorded, and without that it is made again"
         )
     for path, users in sorted(changed.items()):
         logger.info(f"{path} is not what {len(users)} results were made from ({_listed(sorted(users))}).")
     _postdate(sorted(changed), sorted(present))
+
+
+def require_dependencies(paths: Sequence[str], pipeline: Path) -> None:
+    """Raises ValueError for a file whose changes `dvc repro` would not see, since `pipeline` does not name it."""
+    named = [dep for stage in yaml.safe_load(pipeline.read_text())["stages"].values() for dep in stage["deps"]]
+    for path in paths:
+        if not any(Path(path).is_relative_to(dep) for dep in named):
+            raise ValueError(
+                f"expected {path} among the deps of {pipeline.name}, found none — add it, so that DVC sees it"
+            )

@@ -26,7 +26,8 @@ def environment(home: Path) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     places = {"HOME": str(home), "DVC_GLOBAL_CONFIG_DIR": str(home), "DVC_SYSTEM_CONFIG_DIR": str(home)}
-    return {**kept, **IDENTITY, **places, "DVC_SITE_CACHE_DIR": str(home / "site"), "PATH": path}
+    places["DVC_SITE_CACHE_DIR"] = str(home / "site")
+    return {**kept, **IDENTITY, **places, "AWS_EC2_METADATA_DISABLED": "true", "PATH": path}
 
 
 def merge(settings: Any, changes: Any) -> Any:
@@ -110,6 +111,8 @@ def share(finished: Project, folder: Path, remote: Path) -> Clone:
     shutil.copytree(finished.folder, folder, ignore=ignored)
     author = Clone(folder)
     author.configure(yaml.safe_load((finished.folder / finished.config).read_text()))
+    pipeline = folder / "dvc.yaml"
+    pipeline.write_text(pipeline.read_text().replace("    deps:\n", "    deps:\n      - linear.py\n"))
     author.run("git", "init", "--quiet", "--initial-branch", "main")
     author.run("dvc", "remote", "add", "--local", "--default", "storage", str(remote))
     author.commit("before the run")
