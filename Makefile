@@ -28,7 +28,8 @@ remote: setup ## share results through your own storage: URL=/a/folder, s3://buc
 
 status: setup ## which results do not belong to the code and configuration, and why
 	$(BIN)/dvc status
-	$(BIN)/snakemake --summary results/tables | awk -F'\t' '$$6 == "update pending" {print $$3 ": " $$1 ": " $$5; n++} END {print n + 0 " results to make"}'
+	plan=$$($(BIN)/snakemake --summary results/tables) && echo "$$plan" | awk -F'\t' '$$6 == "update pending" \
+	  {print $$3 ": " $$1 ": " ($$5 == "ok" ? "follows from the others" : $$5); n++} END {print n + 0 " results to make"}'
 
 test: setup lint types ## run every check: lint, types, unit, stage and workflow tests
 	$(BIN)/python -m pytest --numprocesses 2 tests/unit tests/scripts

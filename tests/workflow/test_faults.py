@@ -246,7 +246,9 @@ def test_a_pull_onto_a_full_disk_is_finished_when_there_is_room(author: Clone, t
         clone = author.clone(tmp_path / "disk" / "project")
         resize("3m")
         said = clone.refused("dvc", "pull")
-        assert any(sentence in said for sentence in ("No space left on device", "disk is full", "File too large"))
+        assert any(
+            sentence in said for sentence in ("disk is full", "No space", "Checkout failed for following targets")
+        )
         resize("100m")
         assert DONE not in says(clone)
         clone.run("dvc", "pull")

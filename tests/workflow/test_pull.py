@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -163,6 +164,9 @@ def test_the_reasons_are_told(reader: Clone, tmp_path: Path) -> None:
     said = clone.run("snakemake", "-n", "results/tables")
     assert "linear.py is not what 6 results were made from" in said
     assert "Updated input files: linear.py" in said
+    said = clone.run("make", "--old-file", "setup", f"BIN={Path(sys.executable).parent}", "status")
+    assert "measure_compression: results/smoke/compression/linear.parquet: updated input files" in said
+    assert "list_checksums: results/smoke/checksums.txt: follows from the others" in said
 
 
 def test_everything_is_said_to_be_done_after_the_three_commands(reader: Clone) -> None:

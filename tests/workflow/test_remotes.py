@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -51,6 +52,15 @@ def test_what_is_pushed_to_s3_comes_back_with_nothing_to_do(author: Clone, tmp_p
     assert clone.up_to_date()
     assert clone.run("git", "status", "--porcelain") == ""
     assert KEY["secret_access_key"] not in clone.run("git", "grep", "--text", "-h", "secret_access_key", check=False)
+
+
+def test_make_remote_writes_where_git_does_not_look(author: Clone, tmp_path: Path) -> None:
+    clone = author.clone(tmp_path / "project")
+    make = ("make", "--old-file", "setup", f"BIN={Path(sys.executable).parent}", "remote")
+    assert "expected a place to store results, got none" in clone.refused(*make)
+    clone.run(*make, f"URL={tmp_path / 'elsewhere'}")
+    assert clone.remote() == str(tmp_path / "elsewhere")
+    assert clone.run("git", "status", "--porcelain") == ""
 
 
 def test_s3_without_credentials_is_refused_in_a_sentence(author: Clone, tmp_path: Path, s3: str) -> None:
