@@ -222,6 +222,7 @@ def test_of_two_runs_at_once_the_second_is_refused(author: Clone, tmp_path: Path
 def small_disk(folder: Path) -> Iterator[Callable[[str], None]]:
     """A file system of its own, resized by the function it gives; without the right to mount, a limit on file sizes."""
     folder.mkdir()
+    folder.with_name("site").mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
     mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
     own = resource.getrlimit(resource.RLIMIT_FSIZE)
