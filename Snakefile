@@ -19,7 +19,6 @@ include: "rules/analysis.smk"
 include: "rules/rendering.smk"
 include: "rules/figures.smk"
 include: "rules/targets.smk"
-include: "rules/records.smk"
 
 
 wildcard_constraints:
@@ -31,3 +30,6 @@ rule all:
     default_target: True
     input:
         FINAL,
+
+
+include: "rules/records.smk"

@@ -169,7 +169,10 @@ def reconcile(folder: Path, results: Path, is_output: Callable[[str], bool]) -> 
             "restores what was recorded, and without that it is made again"
         )
     for path, users in sorted(changed.items()):
-        logger.info(f"{path} is not what {len(users)} results were made from ({_listed(sorted(users))}).")
+        logger.info(
+            f"{path} is not what {len(users)} results were made from ({_listed(sorted(users))}): "
+            "those that are asked for are made again."
+        )
     _postdate(sorted(changed), sorted(present))
 
 

@@ -172,3 +172,11 @@ def test_the_reasons_are_told(reader: Clone, tmp_path: Path) -> None:
 def test_everything_is_said_to_be_done_after_the_three_commands(reader: Clone) -> None:
     assert reader.up_to_date()
     assert "up to date" in reader.run("dvc", "status")
+
+
+def test_results_of_other_configurations_are_left_alone(reader: Clone, tmp_path: Path) -> None:
+    clone = reader.copy(tmp_path / "project")
+    for name in ("compression/ddpm_999.parquet", "mine/compression/ddpm_25.parquet"):
+        clone.results(name).parent.mkdir(parents=True, exist_ok=True)
+        clone.results(name).write_text("without a record")
+    assert clone.up_to_date()
