@@ -20,8 +20,6 @@ from pathlib import Path
 
 import yaml
 
-from workflow_scripts.job import write_text
-
 logger = logging.getLogger("snakemake.logging")  # what Snakemake shows
 SETTLED = 2.0  # seconds after which a file's times tell a later edit apart, whatever the file system's resolution
 
@@ -73,7 +71,9 @@ class Checksums:
         """Keep what was computed; a cache that cannot be written only costs time."""
         if self._new:
             try:
-                write_text(json.dumps(self._kept), self._cache)
+                temporary = self._cache.with_suffix(f".{os.getpid()}")
+                temporary.write_text(json.dumps(self._kept))
+                temporary.replace(self._cache)
             except OSError as error:
                 logger.warning(f"{self._cache}: {error.strerror}; checksums are computed again next time")
 
