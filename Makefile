@@ -4,7 +4,7 @@ CORES ?= all
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tables remote status test lint types format bench clean
+.PHONY: help setup tables check remote status test lint types format bench clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,7 +19,13 @@ setup: .venv/installed ## create .venv with the pinned packages
 	touch $@
 
 tables: setup ## run the workflow: results/tables, results/figures, results/report.html (CONFIG=my.yaml, CORES=2)
+	$(BIN)/python -m workflow_scripts.configuration_files $(CONFIG)
 	$(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG) --) results/tables
+
+check: setup ## try a purifier or classifier of your own: FILE=my_purifiers.py (PARAMS='{sigma: 0.1}', FACTORY=, KIND=, SHAPE=1,16,16, CLASSES=10)
+	@$(BIN)/python -m workflow_scripts.check_user_code '$(or $(FILE),$(error expected a file to check - add FILE=my_purifiers.py))' \
+	  $(if $(PARAMS),--params '$(PARAMS)') $(if $(FACTORY),--factory $(FACTORY)) \
+	  $(if $(KIND),--kind $(KIND)) $(if $(SHAPE),--shape $(SHAPE)) $(if $(CLASSES),--classes $(CLASSES))
 
 remote: setup ## share results through your own storage: URL=/a/folder, s3://bucket/path, ssh://host/path, https://...
 	@test -n "$(URL)" || { echo "expected a place to store results, got none - make remote URL=s3://bucket/path"; exit 2; }

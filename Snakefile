@@ -1,14 +1,17 @@
 """Table of contents of the workflow; functions are in rules/common.smk, one file of rules per stage."""
 
-from snakemake.utils import min_version, validate
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+from workflow_scripts.configuration_files import file_problems
 
 min_version("9.27")
 
+if found := file_problems(["config/default.yaml", *workflow.configfiles]):
+    raise WorkflowError("The configuration cannot be read:\n" + "\n".join(found))
+
 
 configfile: "config/default.yaml"
-
-
-validate(config, "config/schema.yaml")
 
 
 include: "rules/common.smk"

@@ -46,9 +46,10 @@ class PGD:
     stop_when_broken: bool
 
     def __post_init__(self) -> None:
-        for name, value, known in (("loss", self.loss, LOSSES), ("gradient", self.gradient, MODES)):
-            if value not in known:
-                raise ValueError(f"expected {name} to be one of {sorted(known)}, got {value!r}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"expected loss to be one of {sorted(LOSSES)}, got {self.loss!r}")
+        if self.gradient not in MODES:
+            raise ValueError(f"expected gradient to be one of {sorted(MODES)}, got {self.gradient!r}")
         if self.steps < 0 or self.draws < 1:
             raise ValueError(f"expected steps >= 0 and draws >= 1, got {self.steps} and {self.draws}")
         if self.select not in SELECTIONS:
@@ -106,6 +107,8 @@ def attack(
     start   noise of the random start
     memory  bytes of activations the exact gradient may keep
     """
+    if not len(images):
+        raise ValueError("expected at least one image, got none — raise the number of images")
     size = pgd.step_size * threat.epsilon
     kept = defence.kept_steps(images, ids, source, memory)
     x = threat.random_start(start(ids).uniform("start"), images) if pgd.random_start else images.clone()

@@ -22,5 +22,5 @@ def batches(index: Sequence[int], size: int) -> Iterator[tuple[list[int], int]]:
 def map_batches(function: Callable[[list[int]], Tensor], index: Sequence[int], size: int) -> Tensor:
     """Concatenate `function(block)` over fixed-size blocks of `index`, without the padding."""
     if not len(index):
-        raise ValueError("expected at least one image, got none")
+        raise ValueError("expected at least one image, got none — raise the number of images")
     return torch.cat([function(block)[:valid] for block, valid in batches(index, size)])

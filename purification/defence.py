@@ -51,7 +51,7 @@ class Defence:
 
     def logits(self, images: Tensor) -> Tensor:
         """Classifier logits of images as they are (no purification)."""
-        with torch.inference_mode():
+        with torch.no_grad():
             return map_batches(lambda block: self.classifier(images[block]), range(len(images)), self.batch_size)
 
     def predict(self, images: Tensor, ids: Sequence[int], source: NoiseSource, draw: int) -> Tensor:

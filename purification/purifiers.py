@@ -6,12 +6,9 @@ at a time; `purify` composes it. A purifier without inner steps is a chain of le
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +18,7 @@ from torch import Tensor
 from purification.models.denoisers import Denoiser
 from purification.noise import FORWARD, REVERSE, Noise
 from purification.samplers import CONTINUOUS, SAMPLERS, Step
+from purification.user_code import own_purifier
 
 CLIPS = ("none", "clamp", "straight_through")
 Shape = tuple[int, int, int]
@@ -120,8 +118,10 @@ class DiffusionPurifier:
         return images.clamp(0.0, 1.0) if self.clamp_output else images
 
 
-def diffusion(settings: Mapping[str, Any], denoiser: Denoiser) -> Purifier:
+def diffusion(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
     """Purifier of one `kind: diffusion` entry; t_star 0 is the identity."""
+    if denoiser is None:
+        raise ValueError("expected a denoiser for a purifier of kind 'diffusion', got none — name one in the entry")
     t_star, clip = settings["t_star"], settings["clip"]
     if clip not in CLIPS:
         raise ValueError(f"expected clip to be one of {CLIPS}, got {clip!r}")
@@ -139,7 +139,7 @@ def diffusion(settings: Mapping[str, Any], denoiser: Denoiser) -> Purifier:
     return DiffusionPurifier(denoiser, tuple(table), start, clip, settings["clamp_output"])
 
 
-def _blur(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Purifier:
+def _blur(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
     sigma, channels = float(settings["sigma"]), shape[0]
     radius = math.ceil(3 * sigma)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=device)
@@ -154,35 +154,20 @@ def _blur(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Pu
     return FunctionPurifier(blur)
 
 
-def _constant(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Purifier:
+def _constant(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
     return FunctionPurifier(lambda images, noise: torch.full_like(images, settings["value"]) + 0.0 * images)
 
 
-def _identity(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Purifier:
+def _identity(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
     return FunctionPurifier(lambda images, noise: images)
 
 
-def load_factory(path: Path, factory: str) -> Callable[..., Any]:
-    """Function `factory` of a Python file; raises ValueError when the file or the name is missing."""
-    if not path.is_file():
-        raise ValueError(f"expected a Python file at {path}, found none — correct `path`")
-    spec = importlib.util.spec_from_file_location(f"user_code.{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"expected a Python file at {path}, got something that cannot be imported — use a .py file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    if not hasattr(module, factory):
-        raise ValueError(f"expected a function {factory!r} in {path}, found none — correct `factory`")
-    return getattr(module, factory)  # type: ignore[no-any-return]
+def _python(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
+    return FunctionPurifier(own_purifier(settings, shape, device))
 
 
-def _python(settings: Mapping[str, Any], shape: Shape, device: torch.device) -> Purifier:
-    factory = load_factory(Path(settings["path"]), settings["factory"])
-    return FunctionPurifier(factory(params=settings["params"], image_shape=shape, device=device))
-
-
-KINDS: dict[str, Callable[[Mapping[str, Any], Shape, torch.device], Purifier]] = {
+KINDS: dict[str, Callable[[Mapping[str, Any], Denoiser | None, Shape, torch.device], Purifier]] = {
+    "diffusion": diffusion,
     "identity": _identity,
     "constant": _constant,
     "blur": _blur,
@@ -194,8 +179,4 @@ def make_purifier(
     settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device
 ) -> Purifier:
     """Purifier of one configuration entry."""
-    if settings["kind"] != "diffusion":
-        return KINDS[settings["kind"]](settings, shape, device)
-    if denoiser is None:
-        raise ValueError("expected a denoiser for a purifier of kind 'diffusion', got none — name one in the entry")
-    return diffusion(settings, denoiser)
+    return KINDS[settings["kind"]](settings, denoiser, shape, device)

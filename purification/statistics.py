@@ -31,8 +31,14 @@ class Estimate:
     n: int
 
 
+def _require(n: int) -> None:
+    if n < 1:
+        raise ValueError("expected at least one image, got none — raise the number of images")
+
+
 def wilson(successes: int, n: int) -> Estimate:
-    """Proportion with its Wilson score interval."""
+    """Proportion with its Wilson score interval; n >= 1."""
+    _require(n)
     interval = binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(successes / n, float(interval.low), float(interval.high), n)
 
@@ -43,6 +49,7 @@ def bootstrap(rows: Array, statistic: Callable[[Array], float | Array], *, resam
     statistic  array of rows -> number; it is called once per resample
     """
     n = len(rows)
+    _require(n)
     rng = generator(seed, "bootstrap", "images")
     values = np.array([statistic(rows[rng.integers(0, n, n)]) for _ in range(resamples)], dtype=float)
     tail = 50.0 * (1.0 - CONFIDENCE)
@@ -54,6 +61,7 @@ def mean_estimate(values: Array, *, resamples: int, seed: int) -> Estimate:
     """Mean of one number per image with its bootstrap interval (vectorised)."""
     values = np.asarray(values, dtype=float)
     n = len(values)
+    _require(n)
     picks = generator(seed, "bootstrap", "images").integers(0, n, (resamples, n))
     tail = 50.0 * (1.0 - CONFIDENCE)
     low, high = np.percentile(values[picks].mean(axis=1), [tail, 100.0 - tail])
@@ -85,6 +93,7 @@ def majority_vote(predictions: Array, labels: Array, votes: int, *, subsets: int
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     draws = predictions.shape[1]
+    _require(len(labels))
     if not 1 <= votes <= draws:
         raise ValueError(f"expected 1 <= K <= M = {draws} draws, got K = {votes} — evaluate with more draws")
     onehot = np.eye(int(max(predictions.max(), labels.max())) + 1)[predictions]

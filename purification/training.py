@@ -43,6 +43,12 @@ def _optimiser(network: nn.Module, settings: Mapping[str, Any]) -> tuple[torch.o
     return optimiser, LambdaLR(optimiser, rate)
 
 
+def _finite(loss: Tensor, step: int) -> Tensor:
+    if not torch.isfinite(loss):
+        raise ValueError(f"expected a finite loss, got {loss.item()} in step {step} — lower learning_rate")
+    return loss
+
+
 def _shift(images: Tensor, pixels: int, rng: np.random.Generator) -> Tensor:
     """Shift every image by up to `pixels`, repeating the border."""
     height, width = images.shape[-2:]
@@ -66,7 +72,7 @@ def train_classifier(
         rng = generator(seed, "training", "classifier", step=step)
         index = torch.from_numpy(rng.integers(0, len(images), settings["batch_size"]))
         batch = _shift(images[index], settings["shift"], rng)
-        loss = F.cross_entropy(network(batch), labels[index])
+        loss = _finite(F.cross_entropy(network(batch), labels[index]), step)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
@@ -103,7 +109,7 @@ def train_denoiser(
         u0 = 2.0 * images[chosen] - 1.0
         eps = torch.from_numpy(rng.standard_normal(u0.shape, dtype=np.float32))
         scale, noise_scale = root[index].view(-1, 1, 1, 1), rest[index].view(-1, 1, 1, 1)
-        loss = F.mse_loss(network(scale * u0 + noise_scale * eps, index).sample, eps)
+        loss = _finite(F.mse_loss(network(scale * u0 + noise_scale * eps, index).sample, eps), step)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), settings["gradient_clip"])

@@ -19,8 +19,8 @@ rule attack_images:
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=lambda wildcards: attack_settings(wildcards.attack),
-        evaluation=evaluation(),
-        code=code("attack_images"),
+        evaluation=evaluation(**JUDGE),
+        code=code_of("attack_images", evaluation(**JUDGE)),
     message:
         "Attacking {wildcards.purifier} with {wildcards.attack}"
     script:
@@ -48,7 +48,7 @@ rule purify_images:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         attacks=lambda wildcards: list(judged_attacks(wildcards.purifier)),
         evaluation=lambda wildcards: judging(wildcards.purifier),
-        code=code("purify_images"),
+        code=code_of("purify_images", evaluation()),
     message:
         "Purifying with {wildcards.purifier} under fixed and varied randomness"
     script:
@@ -74,8 +74,8 @@ rule measure_attack_strength:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=attack_settings(config["base_attack"]),
         variations=lookup("run/attack_strength/{purifier}", within=config),
-        evaluation=evaluation(),
-        code=code("measure_attack_strength"),
+        evaluation=evaluation(**JUDGE),
+        code=code_of("measure_attack_strength", attack_settings(config["base_attack"]), evaluation(**JUDGE)),
     message:
         "Attacking {wildcards.purifier} with other budgets and steps"
     script:

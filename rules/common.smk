@@ -1,18 +1,24 @@
 """Functions of the rules: which files a configuration entry needs, which settings a job depends on, which code it runs."""
 
-import ast
 import hashlib
 import re
 from functools import cache
 from pathlib import Path
 
-import grimp
 from snakemake.exceptions import WorkflowError
 
+from purification.sources import source_files
+from workflow_scripts.code_digest import Project
 from workflow_scripts.configuration import problems
+from workflow_scripts.results_folder import place_problems
 
 if found := problems(config):
     raise WorkflowError("The configuration cannot run:\n" + "\n".join(found))
+
+
+onstart:
+    if found := list(place_problems(config)):
+        raise WorkflowError("The run cannot start:\n" + "\n".join(found))
 
 
 def ordered(value):
@@ -37,32 +43,38 @@ def one_of(names):
 
 
 @cache
-def import_graph():
-    return grimp.build_graph("purification", "workflow_scripts", include_external_packages=False)
+def project():
+    return Project(ROOT, ("purification", "workflow_scripts"))
 
 
-@cache
-def source_digest(name):
-    """Hash of what a module does: its syntax tree, so that comments and formatting do not count."""
-    path = ROOT.joinpath(*name.split("."))
-    source = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
-    return hashlib.sha256(ast.unparse(ast.parse(source.read_text())).encode()).hexdigest()
+def code(script, *settings):
+    """Hash of all project code that a stage can reach with these settings: a parameter of its jobs."""
+    return project().digest(f"workflow_scripts.{script}", settings)
 
 
-@cache
-def code(script):
-    """Hash of a stage script and of every project module it imports, directly or not: a parameter of its jobs."""
-    stage = f"workflow_scripts.{script}"
-    modules = {stage, *import_graph().find_upstream_modules(stage)}
-    parts = [f"{name} {source_digest(name)}" for name in sorted(modules)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+def code_of(script, *settings):
+    """The same as a function of the wildcards: for the purifier, and the attack where there is one."""
+
+    def chosen(wildcards):
+        attack = [attack_settings(wildcards.attack)] if "attack" in wildcards.keys() else []
+        return code(script, purifier_settings(wildcards.purifier), *attack, *settings)
+
+    return chosen
 
 
 def model_files(kind, name):
     return [f"{RESULTS}/models/{kind}/{name}/{file}" for file in NETWORK_FILES]
 
 
-CLASSIFIER = model_files("classifiers", config["classifier"])
+def user_files(entry):
+    """Python file of an entry of kind `python` and what it imports from its own folder: inputs like any other."""
+    return [str(file) for file in source_files(Path(entry["path"]))] if entry["kind"] == "python" else []
+
+
+# A trained classifier is its files; one of a Python file is its entry and that file.
+CHOSEN = config["classifiers"][config["classifier"]]
+CLASSIFIER = user_files(CHOSEN) or model_files("classifiers", config["classifier"])
+JUDGE = {"classifier": CHOSEN if CHOSEN["kind"] == "python" else {"kind": CHOSEN["kind"]}}
 
 
 def purifier_settings(name):
@@ -87,9 +99,8 @@ def null_of(wildcards):
 
 
 def user_code_of(wildcards):
-    """Python file of a purifier of kind `python`: an input like any other."""
-    entry = config["purifiers"][wildcards.purifier]
-    return [entry["path"]] if entry["kind"] == "python" else []
+    """Files of a purifier of kind `python`; none for the others."""
+    return user_files(config["purifiers"][wildcards.purifier])
 
 
 def evaluation(**extra):
@@ -122,7 +133,7 @@ def judging(purifier):
     """Settings of the evaluation of one purifier on draws that chose nothing."""
     settings = config["evaluation"]
     draws = settings["draws" if purifier in config["run"]["varied"] else "sweep_draws"]
-    return evaluation(images=settings["images"], samples=settings["samples"], draws=draws)
+    return evaluation(images=settings["images"], samples=settings["samples"], draws=draws, **JUDGE)
 
 
 TRANSFER = f"{RESULTS}/adversarial/{config['transfer_attack']}/identity.safetensors"
@@ -145,6 +156,7 @@ def report_settings():
     settings = {key: value for key, value in config.items() if key not in ("results", "device", "memory_bytes")}
     attacks = [config["base_attack"], config["transfer_attack"], *config["run"]["attacks"]]
     settings["purifiers"] = {name: config["purifiers"][name] for name in EVALUATED}
+    settings["classifiers"] = {config["classifier"]: CHOSEN}
     return {**settings, "attacks": {name: config["attacks"][name] for name in attacks}}
 
 

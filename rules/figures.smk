@@ -13,7 +13,7 @@ FIGURES = {
     "training": [],
 }
 HEADLINE = config["run"]["headline"]
-TRAINED = [("classifiers", config["classifier"])] + [
+TRAINED = ([("classifiers", config["classifier"])] if CHOSEN["kind"] == "residual" else []) + [
     ("denoisers", name) for name, entry in config["denoisers"].items() if entry["kind"] == "unet"
 ]
 FIGURE_FILES = {
@@ -44,7 +44,7 @@ for figure in FIGURES:
         params:
             figure=figure,
             settings=report_settings(),
-            code=code("render_figures"),
+            code=code("render_figures", {"figure": figure}),
         message:
             "Drawing figure {params.figure}"
         script:

@@ -20,7 +20,7 @@ rule measure_distances:
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["distances"]),
-        code=code("measure_distances"),
+        code=code_of("measure_distances", evaluation()),
     message:
         "Measuring distances along the path of {wildcards.purifier}"
     script:
@@ -45,7 +45,7 @@ rule measure_randomness:
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["randomness"]),
-        code=code("measure_randomness"),
+        code=code_of("measure_randomness", evaluation()),
     message:
         "Separating noise from input in {wildcards.purifier}"
     script:
@@ -70,7 +70,7 @@ rule measure_compression:
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["compression"]),
-        code=code("measure_compression"),
+        code=code_of("measure_compression", evaluation()),
     message:
         "Measuring the compression rate of {wildcards.purifier}"
     script:
@@ -95,7 +95,7 @@ rule compute_jacobian:
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["jacobian"]),
-        code=code("compute_jacobian"),
+        code=code_of("compute_jacobian", evaluation()),
     message:
         "Computing Jacobians of {wildcards.purifier}"
     script:
@@ -119,8 +119,8 @@ rule audit_gradients:
         "../envs/compute.yaml"
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
-        settings=evaluation(**config["audit"]),
-        code=code("audit_gradients"),
+        settings=evaluation(**config["audit"], **JUDGE),
+        code=code_of("audit_gradients", evaluation(**JUDGE)),
     message:
         "Auditing the gradient of {wildcards.purifier}"
     script:

@@ -15,7 +15,7 @@ rule prepare_dataset:
         name=config["dataset"],
         settings=config["datasets"][config["dataset"]],
         seed=config["seed"],
-        code=code("prepare_dataset"),
+        code=code("prepare_dataset", config["datasets"][config["dataset"]]),
     message:
         "Preparing dataset {params.name}"
     script:
@@ -34,12 +34,14 @@ rule train_classifier:
         f"{RESULTS}/logs/train_classifier/{{classifier}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train_classifier/{{classifier}}.tsv"
+    wildcard_constraints:
+        classifier=one_of(name for name, entry in config["classifiers"].items() if entry["kind"] == "residual"),
     conda:
         "../envs/compute.yaml"
     params:
         settings=lookup("classifiers/{classifier}", within=config),
         seed=config["seed"],
-        code=code("train_classifier"),
+        code=code("train_classifier", config["classifiers"]),
     message:
         "Training classifier {wildcards.classifier}"
     script:
@@ -65,7 +67,7 @@ rule train_denoiser:
     params:
         settings=lookup("denoisers/{denoiser}", within=config),
         seed=config["seed"],
-        code=code("train_denoiser"),
+        code=code("train_denoiser", config["denoisers"]),
     message:
         "Training denoiser {wildcards.denoiser}"
     script:

@@ -17,7 +17,8 @@ def is_output(path):
 if workflow.is_main_process:
     try:
         if "DVC_STAGE" in os.environ:
-            own = [entry["path"] for entry in config["purifiers"].values() if entry["kind"] == "python"]
+            entries = [CHOSEN, *(config["purifiers"][name] for name in EVALUATED)]
+            own = [file for entry in entries for file in user_files(entry)]
             require_dependencies(own, ROOT / "dvc.yaml")
         reconcile(Path(".snakemake"), Path(RESULTS), is_output)
     except ValueError as error:

@@ -1,19 +1,31 @@
-"""Contradictions in a configuration that a schema cannot see, found before anything runs."""
+"""What is wrong with a configuration, found before anything runs: what the schema refuses, names, contradictions."""
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from workflow_scripts.configuration_claims import claim_problems
+from workflow_scripts.configuration_entries import entry_problems
+from workflow_scripts.configuration_schema import nearest, schema_problems, shown
+from workflow_scripts.python_files import python_file_problems
+from workflow_scripts.results_folder import name_problems
+
+SCHEMA = Path(__file__).parents[1] / "config" / "schema.yaml"
 MINIMUM_POINTS = 6  # purifiers a compression-robustness fit needs (purification.reporting.law)
 
 
+@cache
+def schema() -> dict[str, Any]:
+    """The schema of a configuration, which is also its documentation."""
+    read: dict[str, Any] = yaml.safe_load(SCHEMA.read_text())
+    return read
+
+
 def _unknown(key: str, name: str, known: Mapping[str, Any]) -> str | None:
-    if name in known:
-        return None
-    close = get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(sorted(known))}"
-    return f"{key}: expected a known name, got {name!r} — {hint}"
+    return None if name in known else f"{key}: expected a known name, got {name!r} — {nearest(name, known)}"
 
 
 def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -42,40 +54,51 @@ def _purifier_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if t_star and entry.get("denoiser") in config["denoisers"]:
             longest = config["denoisers"][entry["denoiser"]]["schedule"]["train_steps"]
             if t_star > longest:
-                yield f"purifiers.{name}.t_star: expected at most {longest} (its denoiser's train_steps), got {t_star}"
+                had = f"(its denoiser's train_steps), got {t_star} — lower it"
+                yield f"purifiers.{name}.t_star: expected at most {longest} {had}"
         if t_star and steps and steps > t_star:
             yield f"purifiers.{name}.steps: expected at most t_star = {t_star}, got {steps} — lower steps"
-        if entry["kind"] == "python" and not Path(entry["path"]).is_file():
-            yield f"purifiers.{name}.path: expected a Python file, found none at {entry['path']}"
+
+
+def _python_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    for section in ("purifiers", "classifiers"):
+        for name, entry in config[section].items():
+            if entry["kind"] == "python":
+                yield from python_file_problems(f"{section}.{name}", entry)
 
 
 def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
     run, evaluation, attacks = config["run"], config["evaluation"], config["attacks"]
     evaluated = {*run["sweep"], *run["controls"]}
     if "identity" not in run["controls"]:
-        yield "run.controls: expected 'identity' among them — it is the undefended classifier every claim compares with"
+        yield (
+            f"run.controls: expected 'identity' among them, got {shown(run['controls'])} — add it, it is the "
+            "undefended classifier every claim compares with"
+        )
     needed = {"sweep": [run["headline"]], "varied": [run["headline"]], "attack_strength": [run["headline"], "identity"]}
     needed |= {key: [run["headline"]] for key in ("distances", "randomness", "jacobian", "audit")}
     for key, names in needed.items():
         for name in names:
             if name not in run[key]:
-                yield f"run.{key}: expected {name!r} among them — the claims are about it"
+                yield f"run.{key}: expected {name!r} among them, got {shown(run[key])} — the claims are about it"
     for attack in ("eot", "bpda"):
-        if run["headline"] not in run["attacks"].get(attack, []):
-            yield f"run.attacks.{attack}: expected the headline {run['headline']!r} among them — A11 and A16 need it"
-    for key in ("varied", *(f"attacks.{attack}" for attack in run["attacks"])):
-        names = run["attacks"][key.partition(".")[2]] if "." in key else run[key]
+        if run["headline"] not in (names := run["attacks"].get(attack, [])):
+            wanted = f"the headline {run['headline']!r} among them"
+            yield f"run.attacks.{attack}: expected {wanted}, got {shown(names)} — A11 and A16 need it"
+    measured = {key: run[key] for key in ("varied", "distances", "randomness", "jacobian", "audit", "attack_strength")}
+    measured |= {f"attacks.{attack}": names for attack, names in run["attacks"].items()}
+    for key, names in measured.items():
         for name in sorted(set(names) - evaluated):
-            yield f"run.{key}: expected purifiers of run.sweep or run.controls, got {name!r}"
-    for key in ("worst_of", "votes"):
-        if evaluation[key] > evaluation["draws"]:
-            yield f"evaluation.{key}: expected at most draws = {evaluation['draws']}, got {evaluation[key]}"
+            yield f"run.{key}: expected purifiers of run.sweep or run.controls, got {name!r} — add it there"
+    for key, most in (("worst_of", "draws"), ("votes", "draws"), ("samples", "images")):
+        if evaluation[key] > evaluation[most]:
+            yield f"evaluation.{key}: expected at most {most} = {evaluation[most]}, got {evaluation[key]} — lower it"
     size = config["datasets"].get(config["dataset"], {}).get("splits", {}).get(evaluation["subset"], 0)
     sizes = {"evaluation": evaluation["images"], **{f"attacks.{n}": a["images"] for n, a in attacks.items()}}
     sizes |= {key: config[key]["images"] for key in ("distances", "randomness", "compression", "jacobian", "audit")}
     for key, count in sizes.items():
         if count > size:
-            yield f"{key}.images: expected at most {size} (images of {evaluation['subset']}), got {count}"
+            yield f"{key}.images: expected at most {size} (images of {evaluation['subset']}), got {count} — lower it"
     used = ((config["base_attack"], "evaluation"), (config["transfer_attack"], "distances"))
     for name, key in used:
         got, least = attacks[name]["images"], config[key]["images"]
@@ -83,23 +106,34 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"attacks.{name}.images: expected at least {key}.images = {least}, got {got} — they are used there"
     stars = [config["purifiers"][name].get("t_star", 0) for name in run["sweep"]]
     if all(sum(star <= limit for star in stars) < MINIMUM_POINTS for limit in config["fit"]["subsets"].values()):
-        yield f"fit.subsets: expected one with at least {MINIMUM_POINTS} purifiers of run.sweep — raise a limit"
+        yield (
+            f"fit.subsets: expected one with at least {MINIMUM_POINTS} purifiers of run.sweep, "
+            f"got {shown(dict(config['fit']['subsets']))} — raise a limit"
+        )
 
 
 def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for name, entry in config["attacks"].items():
         if entry["stop_when_broken"] and (entry["knowledge"] != "both" or entry["draws"] != 1):
             yield (
-                f"attacks.{name}.stop_when_broken: expected false unless knowledge is both and draws is 1 — stopping "
-                "at a lucky draw of a random defence reports chance as success"
+                f"attacks.{name}.stop_when_broken: expected false unless knowledge is both and draws is 1, got true — "
+                "stopping at a lucky draw of a random defence reports chance as success"
             )
         if name == config["base_attack"] and entry["knowledge"] != "both":
             yield f"attacks.{name}.knowledge: expected both, got {entry['knowledge']!r} — it is the base attack"
 
 
 def problems(config: Mapping[str, Any]) -> list[str]:
-    """One sentence per contradiction, naming the key; empty when the configuration can run."""
-    unknown = [message for reference in _references(config) if (message := _unknown(*reference))]
-    if unknown:
-        return unknown
-    return [*_purifier_problems(config), *_attack_problems(config), *_run_problems(config)]
+    """One sentence per thing that is wrong, naming the key; empty when the configuration can run.
+
+    Contradictions are looked for among known names only, and names where the schema accepts their places.
+    """
+    if found := schema_problems(config, schema()):
+        return found
+    if found := [message for reference in _references(config) if (message := _unknown(*reference))]:
+        return found
+    checks = (
+        *(name_problems, entry_problems, _purifier_problems, _python_problems),
+        *(_attack_problems, _run_problems, claim_problems),
+    )
+    return list(dict.fromkeys(sentence for check in checks for sentence in check(config)))

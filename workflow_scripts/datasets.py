@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from purification.data import Dataset, index_hash
+from purification.tensor_files import read_tensors
 from workflow_scripts.job import replacing, write_text
 
 
@@ -20,11 +21,18 @@ def write_dataset(dataset: Dataset, images: Path, subsets: Path) -> None:
 
 
 def read_dataset(images: Path, subsets: Path) -> Dataset:
-    """Inverse of `write_dataset`; raises ValueError when an index list does not match its hash."""
-    arrays = load_file(images)
+    """Inverse of `write_dataset`; raises ValueError when a file is damaged or an index list does not match its hash."""
+    arrays = read_tensors(images, ("images", "labels"))
+    try:
+        stored = json.loads(Path(subsets).read_text())
+    except ValueError as error:
+        raise ValueError(f"expected JSON in {subsets}, got an error ({error}) — delete it and run again") from error
     lists = {}
-    for name, entry in json.loads(Path(subsets).read_text()).items():
+    for name, entry in stored.items():
         if index_hash(entry["index"]) != entry["sha256"]:
-            raise ValueError(f"expected subset {name!r} of {subsets} to have sha256 {entry['sha256']} — it was edited")
+            raise ValueError(
+                f"expected subset {name!r} of {subsets} to have sha256 {entry['sha256']}, got "
+                f"{index_hash(entry['index'])} — it was edited: delete it and run again"
+            )
         lists[name] = entry["index"]
     return Dataset(arrays["images"], arrays["labels"], lists)

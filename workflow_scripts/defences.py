@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from purification.data import Dataset
 from purification.defence import Defence
+from purification.models.classifiers import Classifier
 from purification.models.loading import load_classifier, load_denoiser
 from purification.noise import NoiseSource
 from purification.purifiers import Purifier, make_purifier
+from purification.tensor_files import read_tensors
+from purification.user_code import own_classifier
 from workflow_scripts.job import replacing
 
 
@@ -26,11 +29,11 @@ def write_adversarial(adversarial: Tensor, ids: list[int], path: Path) -> None:
 
 def read_adversarial(path: Path, ids: list[int]) -> Tensor:
     """Adversarial images of exactly `ids`, which must be the first ones of the file."""
-    arrays = load_file(path)
+    arrays = read_tensors(path, ("adversarial", "ids"))
     stored = arrays["ids"].tolist()
     if stored[: len(ids)] != list(ids):
         raise ValueError(
-            f"expected adversarial images of {len(ids)} images in {path}, got those of {len(stored)} others"
+            f"expected adversarial images of {len(ids)} images in {path}, got those of {len(stored)} others — delete it"
         )
     adversarial: Tensor = arrays["adversarial"]
     return adversarial[: len(ids)]
@@ -38,7 +41,7 @@ def read_adversarial(path: Path, ids: list[int]) -> Tensor:
 
 def count_adversarial(path: Path) -> int:
     """How many images an adversarial file holds."""
-    return len(load_file(path)["ids"])
+    return len(read_tensors(path, ("ids",))["ids"])
 
 
 def _folder(files: Sequence[str]) -> Path | None:
@@ -71,9 +74,13 @@ def load_defence(
     settings: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
 ) -> Defence:
-    """The purifier of an entry in front of the classifier."""
+    """The purifier of an entry in front of the classifier whose entry is settings["classifier"]."""
     purifier = load_purifier(entry, inputs.denoiser, dataset, settings["device"], dtype)
-    classifier = load_classifier(Path(inputs.classifier[0]).parent, torch.device(settings["device"]), dtype)
+    place, chosen = torch.device(settings["device"]), settings["classifier"]
+    if chosen["kind"] == "python":
+        classifier: Classifier = own_classifier(chosen, dataset.shape, dataset.num_classes, place)
+    else:
+        classifier = load_classifier(Path(inputs.classifier[0]).parent, place, dtype)
     return Defence(purifier, classifier, settings["batch_size"])
 
 

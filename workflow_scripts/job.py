@@ -13,13 +13,22 @@ from typing import Any
 
 import pandas as pd
 
+from workflow_scripts.faults import sentence
+
 logger = logging.getLogger("purification")
 
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
-    """Log to the rule's log file; on an error write one sentence there (and the traceback above it), then fail."""
-    handler = logging.FileHandler(snakemake.log[0], mode="w")
+    """Log to the rule's log file; on an error write one sentence there (and the traceback above it), then fail.
+
+    The sentence also goes to standard error, because a full disk holds no log.
+    """
+    logging.raiseExceptions = False
+    try:
+        handler = logging.FileHandler(snakemake.log[0], mode="w")
+    except OSError as error:
+        raise SystemExit(f"rule {snakemake.rule} failed: {sentence(error)}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
@@ -31,7 +40,8 @@ def job(snakemake: Any) -> Iterator[None]:
         yield
     except Exception as error:
         logger.error("%s: %s", type(error).__name__, error, exc_info=True)
-        logger.error("rule %s failed: %s", snakemake.rule, error)
+        logger.error("rule %s failed: %s", snakemake.rule, sentence(error))
+        print(f"rule {snakemake.rule} failed: {sentence(error)}", file=sys.stderr)
         raise SystemExit(1) from error
     logger.info("done")
 

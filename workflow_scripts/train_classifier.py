@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 def run(dataset: Dataset, settings: Mapping[str, Any], seed: int, *, folder: Path, losses: Path) -> None:
     images, labels, _ = dataset.take("train")
+    if int(labels.max()) + 1 < dataset.num_classes:
+        raise ValueError(
+            f"expected training images of {dataset.num_classes} classes, got labels up to {int(labels.max())} — raise "
+            "splits.train or change the seed"
+        )
     network, loss = train_classifier(images, labels, settings, seed)
     network.requires_grad_(False)
     held_out, truth, _ = dataset.take("validation")

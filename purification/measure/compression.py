@@ -15,7 +15,9 @@ from purification.measure.randomness import Purify, centroid_radius
 
 
 def isotropic(purify: Purify, image: Tensor, anchor: Tensor, probes: Tensor) -> dict[str, float]:
-    """Compression rates of one image (C, H, W) over probes (N, C, H, W) with the frozen noise (draw 0)."""
+    """Compression rates of one image (C, H, W) over probes (N, C, H, W), N >= 2, with the frozen noise (draw 0)."""
+    if len(probes) < 2 or not probes.any():
+        raise ValueError(f"expected at least 2 probes that are not zero, got {len(probes)} — raise samples or epsilon")
     outputs = purify(image + probes, [0] * len(probes))
     before = float(probes.flatten(1).double().norm(dim=1).mean())
     about_anchor = float((outputs - anchor).flatten(1).double().norm(dim=1).mean())

@@ -18,6 +18,8 @@ from purification.noise import Noise
 from purification.purifiers import DiffusionPurifier, Purifier
 from purification.samplers import Step
 
+WINDOW = 7
+
 
 def l2(a: Tensor, b: Tensor) -> Tensor:
     """||a - b||_2 per image, (B,)."""
@@ -31,9 +33,13 @@ def linf(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity per image (Wang et al. 2004, 7x7 windows, data range 1), (B,)."""
+    """Structural similarity per image of at least 7x7 pixels (Wang et al. 2004, 7x7 windows, data range 1), (B,)."""
+    if min(a.shape[-2:]) < WINDOW:
+        raise ValueError(
+            f"expected images of at least {WINDOW}x{WINDOW} pixels, got {tuple(a.shape[-2:])} — SSIM needs a window"
+        )
     pairs = zip(a.double().cpu().numpy(), b.double().cpu().numpy(), strict=True)
-    values = [structural_similarity(x, y, data_range=1.0, channel_axis=0, win_size=7) for x, y in pairs]
+    values = [structural_similarity(x, y, data_range=1.0, channel_axis=0, win_size=WINDOW) for x, y in pairs]
     return torch.tensor(np.array(values), dtype=torch.float32)
 
 

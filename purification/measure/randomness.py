@@ -21,16 +21,21 @@ Purify = Callable[[Tensor, list[int]], Tensor]
 
 
 def direction_correlation(vectors: Tensor) -> float:
-    """Mean off-diagonal Pearson correlation of N vectors (N, ...)."""
-    matrix = torch.corrcoef(vectors.flatten(1).double())
+    """Mean off-diagonal Pearson correlation of N >= 2 vectors (N, ...); NaN where a vector is constant."""
+    flat = vectors.flatten(1).double()
+    if min(flat.shape) < 2:
+        raise ValueError(f"expected at least 2 vectors of at least 2 pixels, got {tuple(flat.shape)} — raise samples")
+    matrix = torch.corrcoef(flat)
     n = len(matrix)
     return float((matrix.sum() - matrix.diagonal().sum()) / (n * (n - 1)))
 
 
 def centroid_radius(points: Tensor) -> float:
-    """Mean l2 distance to the centroid, times sqrt(N / (N - 1)): the empirical centroid is itself too close."""
+    """Mean l2 distance to the centroid, times sqrt(N / (N - 1)): the empirical centroid is itself too close; N >= 2."""
     flat = points.flatten(1).double()
     n = len(flat)
+    if n < 2:
+        raise ValueError(f"expected at least 2 points, got {n} — raise samples")
     return float((flat - flat.mean(dim=0)).norm(dim=1).mean()) * math.sqrt(n / (n - 1))
 
 

@@ -56,10 +56,12 @@ class GaussianEpsilon:
 
 
 def fit_gaussian(images: Tensor) -> dict[str, Tensor]:
-    """Mean and covariance eigenbasis of images (n, C, H, W) in [0, 1], as tensors of `GaussianEpsilon` on [-1, 1]."""
+    """Mean and covariance eigenbasis of images (n, C, H, W), n >= 2, in [0, 1], as tensors of `GaussianEpsilon`."""
+    if len(images) < 2:
+        raise ValueError(f"expected at least 2 images to fit a covariance, got {len(images)} — raise splits.train")
     u = (2.0 * images.double() - 1.0).flatten(1)
     mean = u.mean(dim=0)
-    eigenvalues, eigenvectors = torch.linalg.eigh(torch.cov(u.T))
+    eigenvalues, eigenvectors = torch.linalg.eigh(torch.cov(u.T).view(u.shape[1], u.shape[1]))
     return {
         "mean": mean.view(images.shape[1:]).float(),
         "eigenvectors": eigenvectors.float().contiguous(),

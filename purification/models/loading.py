@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from purification.models.classifiers import Classifier, ResidualNetwork
 from purification.models.denoisers import Denoiser, GaussianEpsilon, network_epsilon
 from purification.models.unet import UNet
 from purification.schedule import Schedule
+from purification.tensor_files import read_tensors
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name: `UNet2DModel.from_pretrained` reads our folders
@@ -30,18 +32,36 @@ def _read(folder: Path, device: torch.device) -> tuple[dict[str, Any], dict[str,
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"expected a model with {name} in {folder}, found none — correct the path or train it")
-    weights = load_file(folder / WEIGHTS, device=str(device))
+    weights = read_tensors(folder / WEIGHTS, device=device)
     broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ValueError(f"expected finite weights in {folder / WEIGHTS}, got NaN or infinity in {broken[0]!r}")
-    return json.loads((folder / CONFIG).read_text()), weights
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"expected JSON in {folder / CONFIG}, got an error ({error}) — delete it and run again"
+        ) from error
+    return config, weights
+
+
+def _fill(network: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Load weights strictly; raises ValueError that names the file when they belong to another network."""
+    try:
+        network.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise ValueError(
+            f"expected the weights of the network of {CONFIG} in {folder / WEIGHTS}, got others ({first[0].strip()}) — "
+            "delete the folder and run again"
+        ) from error
 
 
 def load_classifier(folder: Path, device: torch.device, dtype: torch.dtype) -> Classifier:
     """Frozen classifier in evaluation mode."""
     config, weights = _read(folder, device)
     network = ResidualNetwork(config["channels"], config["classes"], config["widths"])
-    network.load_state_dict(weights, strict=True)
+    _fill(network, weights, folder)
     return network.to(device, dtype).eval().requires_grad_(False)
 
 
@@ -50,7 +70,8 @@ def load_denoiser(folder: Path, schedule: Mapping[str, Any], device: torch.devic
     config, weights = _read(folder, device)
     table = Schedule(schedule["beta_start"], schedule["beta_end"], schedule["train_steps"])
     if config.get("kind") == "gaussian":
+        read_tensors(folder / WEIGHTS, [field.name for field in fields(GaussianEpsilon)])
         return Denoiser(GaussianEpsilon(**{name: tensor.to(dtype) for name, tensor in weights.items()}), table)
     network = UNet.from_config(config)
-    network.load_state_dict(weights, strict=True)
+    _fill(network, weights, folder)
     return Denoiser(network_epsilon(network.to(device, dtype)), table)

@@ -195,6 +195,12 @@ class UNet(nn.Module):
         return cast(Tensor, self.time_embedding(h))
 
     def forward(self, u: Tensor, index: float) -> Tensor:
+        factor = 2 ** (len(self.down_blocks) - 1)
+        if any(side % factor for side in u.shape[-2:]):
+            raise ValueError(
+                f"expected images whose sides are multiples of {factor}, got {tuple(u.shape[-2:])} — resize them "
+                "or use fewer blocks"
+            )
         time = self.embed(index)
         x = self.conv_in(u)
         skips = [x]

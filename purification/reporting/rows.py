@@ -18,6 +18,13 @@ from purification.statistics import Array, Estimate
 KINDS = ("purified", "compression", "distances", "randomness", "jacobian", "audit", "attack_strength")
 
 
+def _read(path: str) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected rows in {path}, got a damaged file ({error}) — delete it and run again") from error
+
+
 @dataclass(frozen=True)
 class Rows:
     """All rows of a run.
@@ -31,10 +38,10 @@ class Rows:
 
     @classmethod
     def read(cls, files: Mapping[str, Sequence[str]], settings: Mapping[str, Any]) -> Rows:
-        """Read `<kind>: [<folder>/<purifier>.parquet, ...]`."""
+        """Read `<kind>: [<folder>/<purifier>.parquet, ...]`; raises ValueError that names a damaged file."""
         frames = {}
         for kind, paths in files.items():
-            parts = [pd.read_parquet(path).assign(purifier=Path(path).stem) for path in paths]
+            parts = [_read(path).assign(purifier=Path(path).stem) for path in paths]
             frames[kind] = pd.concat(parts, ignore_index=True)
         return cls(frames, settings)
 

@@ -22,7 +22,7 @@ from workflow_scripts.purify_images import purify_images
 from workflow_scripts.render_tables import compact
 from workflow_scripts.train_classifier import run as train_classifier
 
-DIGITS = {"kind": "digits", "size": 16, "splits": {"train": 20, "validation": 10, "test": 10}}
+DIGITS = {"kind": "digits", "size": 16, "splits": {"train": 40, "validation": 10, "test": 10}}
 CLASSIFIER = {
     **{"widths": [4], "steps": 3, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0, "warmup": 1, "shift": 1}
 }

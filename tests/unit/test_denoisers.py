@@ -185,7 +185,9 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     weights = load_file(tmp_path / WEIGHTS)
     del weights["head.bias"]
     save_file(weights, tmp_path / WEIGHTS)
-    with pytest.raises(RuntimeError, match=r"head\.bias"):
+    with pytest.raises(
+        ValueError, match=rf"expected the weights of the network of {CONFIG} in .*{WEIGHTS}, got .*head\.bias"
+    ):
         load_classifier(tmp_path, CPU, torch.float32)
 
 

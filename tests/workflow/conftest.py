@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,19 +52,22 @@ class Project:
     folder: Path
     config: Path
 
-    def snakemake(self, *arguments: str, config: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake in the folder; `config` is merged over the configuration."""
+    def snakemake(
+        self, *arguments: str, config: dict[str, Any] | None = None, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake in the folder; `config` is merged over the configuration, `environment` over the tests' own."""
         files = [str(self.config)]
         if config is not None:
             extra = self.folder / "extra.yaml"
             extra.write_text(yaml.safe_dump(config))
             files.append(str(extra))
         command = [str(SNAKEMAKE), "--configfile", *files, "--nolock", *arguments]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        variables = {**os.environ, **(environment or {})}
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False, env=variables)
 
-    def planned(self, config: dict[str, Any] | None = None) -> set[str]:
+    def planned(self, config: dict[str, Any] | None = None, targets: Sequence[str] = ("results/tables",)) -> set[str]:
         """`rule wildcards` of every job that would run."""
-        done = self.snakemake("--summary", "--", "results/tables", config=config)
+        done = self.snakemake("--summary", "--", *targets, config=config)
         assert done.returncode == 0, done.stdout + done.stderr
         jobs = set()
         for output, _, rule, _, _, plan in (
@@ -110,7 +115,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="session")
 def finished(project: Project) -> Project:
-    done = project.snakemake("--cores", "2", "--", "results/tables")
+    """Finished run; every job has noted which project code it executed in the folder `executed`."""
+    notes = project.folder / "executed"
+    notes.mkdir()
+    traced = {"PYTHONPATH": str(Path(__file__).parent / "executed"), "EXECUTED_FOLDER": str(notes)}
+    done = project.snakemake("--cores", "2", "--", "results/tables", environment=traced)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return project
 

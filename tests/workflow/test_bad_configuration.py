@@ -1,46 +1,448 @@
-"""A configuration that cannot run is refused before anything runs, in a sentence that names the key."""
+"""A configuration that cannot run is refused before anything runs, in sentences that name key or file."""
 
 from __future__ import annotations
 
+import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from snakemake.utils import update_config
 
-from tests.workflow.conftest import Project
+from purification.data import READERS
+from purification.models.unet import _BLOCKS, UNet
+from tests.workflow.conftest import ROOT, Project
+from workflow_scripts.configuration import problems, schema
+from workflow_scripts.configuration_entries import DIGITS
+from workflow_scripts.configuration_files import file_problems
 
-CASES: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown key": ({"epsilons": 0.1}, "epsilons"),
-    "unknown purifier": ({"run": {"headline": "ddpm_201"}}, "did you mean 'ddpm_200'"),
-    "unknown attack": ({"base_attack": "fixedd"}, "did you mean 'fixed'"),
-    "unknown dataset": ({"dataset": "digit"}, "did you mean 'digits'"),
-    "negative budget": ({"threat": {"epsilon": -0.1}}, "-0.1 is less than the minimum"),
-    "wrong type": ({"seed": "zero"}, "'zero' is not of type 'integer'"),
-    "unknown sampler": ({"purifiers": {"ddpm_25": {"sampler": "dpm"}}}, "'dpm' is not one of"),
-    "too large t_star": (
-        {"purifiers": {"ddpm_25": {"t_star": 1001}}},
-        "ddpm_25.t_star: expected at most 1000",
+DEFAULT = yaml.safe_load((ROOT / "config" / "default.yaml").read_text())
+SENTENCE = re.compile(r"[^:]+: expected .+, got .+ — .+")
+NETWORK = "denoisers.unet.network"
+
+
+def entry(key: str, **changes: Any) -> dict[str, Any]:
+    """{a: {b: changes}} of a dotted key."""
+    for part in reversed(key.split(".")):
+        changes = {part: changes}
+    return changes
+
+
+def own(path: str, factory: str = "make_purifier") -> dict[str, Any]:
+    return entry("purifiers.mine", kind="python", path=path, factory=factory, params={})
+
+
+# Changes of config/default.yaml, and the sentence (its beginning) each is refused with.
+SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"epsilons": 0.1}, "epsilons: expected a known key, got 'epsilons' — remove it"),
+    "misspelt key": ({"bach_size": 4}, "bach_size: expected a known key, got 'bach_size' — did you mean 'batch_size'?"),
+    "misspelt inner key": (
+        entry("threat", epsilom=0.1),
+        "threat.epsilom: expected a known key, got 'epsilom' — did you",
     ),
-    "more steps than t_star": ({"purifiers": {"ddpm_25": {"steps": 26}}}, "purifiers.ddpm_25.steps: expected at most"),
-    "eta of a ddpm": ({"purifiers": {"ddpm_25": {"eta": 0.5}}}, "eta"),
-    "missing file": (
-        {"purifiers": {"mine": {"kind": "python", "path": "nowhere.py", "factory": "f", "params": {}}}},
-        "found none at nowhere.py",
+    "key of another measurement": (entry("distances", probes=3), "distances.probes: expected a known key"),
+    "negative budget": (
+        entry("threat", epsilon=-0.1),
+        "threat.epsilon: expected a number > 0 and <= 1, got -0.1 — raise",
     ),
-    "duplicate purifier": ({"run": {"controls": ["identity", "identity"]}}, "non-unique"),
-    "empty sweep": ({"run": {"sweep": []}}, "[] is too short"),
-    "no undefended classifier": ({"run": {"controls": ["blur"]}}, "expected 'identity' among them"),
-    "lucky stop": ({"attacks": {"eot": {"stop_when_broken": True}}}, "reports chance as success"),
-    "base attack without knowledge": ({"base_attack": "eot"}, "attacks.eot.knowledge: expected both"),
-    "more images than there are": ({"evaluation": {"images": 5000}}, "evaluation.images: expected at most 400"),
-    "more votes than draws": ({"evaluation": {"votes": 99}}, "evaluation.votes: expected at most draws"),
-    "no subset to fit": ({"fit": {"subsets": {"all": 0, "t* <= 100": 0}}}, "fit.subsets: expected one with at least 6"),
-    "claims without their attack": ({"run": {"attacks": {"eot": []}}}, "A11 and A16 need it"),
+    "no budget": (entry("threat", epsilon=0), "threat.epsilon: expected a number > 0 and <= 1, got 0 — raise it"),
+    "budget beyond the box": (
+        entry("threat", epsilon=1.1),
+        "threat.epsilon: expected a number > 0 and <= 1, got 1.1 — low",
+    ),
+    "budget not a number": (entry("threat", epsilon=float("nan")), "threat.epsilon: expected a finite number, got nan"),
+    "infinite memory": ({"memory_bytes": float("inf")}, "memory_bytes: expected a finite number, got inf"),
+    "number YAML 1.1 reads as text": (
+        entry("classifiers.residual", learning_rate="1e-4"),
+        "classifiers.residual.learning_rate: expected a number > 0 and <= 1, got '1e-4' — "
+        "YAML reads it as text: write 1.0e-4",
+    ),
+    "number in quotes": ({"seed": "1"}, "seed: expected a whole number >= 0"),
+    "word for a number": ({"seed": "zero"}, "seed: expected a whole number >= 0"),
+    "fraction for a count": ({"batch_size": 5.5}, "batch_size: expected a whole number >= 2, got 5.5 — write a whole"),
+    "5.0 for a count": ({"batch_size": 5.0}, "batch_size: expected a whole number >= 2, got 5.0 — write 5"),
+    "true for a count": (entry("evaluation", images=True), "evaluation.images: expected a whole number >= 1, got true"),
+    "nothing for a section": ({"threat": None}, "threat: expected keys with values, got nothing — give it a value"),
+    "nothing for a value": ({"device": None}, "device: expected one of cpu, got nothing"),
+    "number for a section": ({"fit": 3}, "fit: expected keys with values, got 3 — write `key: value` pairs"),
+    "name for a list": (entry("run", varied="ddpm_200"), "run.varied: expected a list, got 'ddpm_200' — write a list"),
+    "no for a text": (
+        {"results": False},
+        "results: expected a text, got false — YAML reads yes, no, on and off as true",
+    ),
+    "yes in a list of names": (entry("run", varied=[True]), "run.varied[0]: expected a name of at most 100"),
+    "number as a key": ({"purifiers": {1: {"kind": "identity"}}}, "purifiers.1: expected a text as key, got 1"),
+    "date": ({"seed": yaml.safe_load("2020-01-01")}, "seed: expected a text or a number, got the date 2020-01-01"),
+    "zero images": (entry("evaluation", images=0), "evaluation.images: expected a whole number >= 1, got 0 — raise it"),
+    "unknown sampler": (
+        entry("purifiers.ddpm_25", sampler="dpm"),
+        "purifiers.ddpm_25.sampler: expected one of ddpm, ddim, vp_sde, pf_ode, one_step, got 'dpm' — did",
+    ),
+    "unknown kind": (entry("purifiers.blur", kind="blurr"), "purifiers.blur.kind: expected one of diffusion, identity"),
+    "eta of a ddpm": (
+        entry("purifiers.ddpm_25", eta=0.5),
+        "purifiers.ddpm_25.eta: expected no such key with sampler 'ddpm', got 0.5 — remove it",
+    ),
+    "key of another kind": (
+        entry("purifiers.blur", t_star=3),
+        "purifiers.blur.t_star: expected a known key with kind 'blur', got 't_star' — remove it, or use",
+    ),
+    "misspelt key of another sampler": (
+        entry("purifiers.ddim_25", varianc="fixed_small"),
+        "purifiers.ddim_25.varianc: expected a known key with sampler 'ddim', got 'varianc' — remove it, or use",
+    ),
+    "sampler without its key": (
+        entry("purifiers.ode_25", sampler="ddim"),
+        "purifiers.ode_25.eta: expected a value with sampler 'ddim', got none — add the key",
+    ),
+    "clip with an ode": (
+        entry("purifiers.ode_25", clip="clamp"),
+        "purifiers.ode_25.clip: expected 'none' with sampler 'pf_ode', got 'clamp' — write none",
+    ),
+    "eta above 1": (
+        entry("purifiers.ddim_25", eta=1.5),
+        "purifiers.ddim_25.eta: expected a number >= 0 and <= 1, got 1.5",
+    ),
+    "misspelt entry": (
+        {"purifiers": {"ddpm_2OO": {"steps": 3}}},
+        "purifiers.ddpm_2OO: expected a name of at most 100 lower-case letters",
+    ),
+    "incomplete entry": (
+        {"purifiers": {"ddpm_20": {"steps": 3}}},
+        "purifiers.ddpm_20.kind: expected a value, got none — did you mean 'ddpm_200'?",
+    ),
+    "name with a slash": (entry("purifiers.a/b", kind="identity"), "purifiers.a/b: expected a name of at most"),
+    "name with braces": (entry("attacks.{x}", images=3), "attacks.{x}: expected a name of at most 100"),
+    "name too long for a file": (
+        {"purifiers": {"a" * 101: {"kind": "identity"}}},
+        f"purifiers.{'a' * 101}: expected a",
+    ),
+    "duplicate purifier": (
+        entry("run", controls=["identity", "identity"]),
+        "run.controls: expected every entry once, got 'identity' twice — remove one",
+    ),
+    "duplicate budget": (
+        entry("run.attack_strength", identity=[{"scale": 1, "steps": 20}, {"scale": 1.0, "steps": 20}]),
+        "run.attack_strength.identity: expected every entry once",
+    ),
+    "empty sweep": (entry("run", sweep=[]), "run.sweep: expected at least 6 entries, got [] — add some"),
+    "no probe as large as the budget": (
+        entry("compression", probe_scales=[0.5]),
+        "compression.probe_scales: expected 1.0 among the entries, got [0.5] — add it",
+    ),
+    "network option without a forward pass": (
+        entry(NETWORK, time_embedding_type="fourier"),
+        f"{NETWORK}.time_embedding_type: expected a known key",
+    ),
+    "unknown block": (
+        entry(NETWORK, down_block_types=["DownBlok2D"] * 3),
+        f"{NETWORK}.down_block_types[0]: expected one",
+    ),
 }
+NAMES: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown purifier": (
+        entry("run", headline="ddpm_201"),
+        "run.headline: expected a known name, got 'ddpm_201' — did you mean 'ddpm_200'?",
+    ),
+    "unknown point": (
+        entry("run", sweep=[*DEFAULT["run"]["sweep"], "ddpn_25"]),
+        "run.sweep: expected a known name, got",
+    ),
+    "unknown attack": (
+        {"base_attack": "fixedd"},
+        "base_attack: expected a known name, got 'fixedd' — did you mean 'fixed'?",
+    ),
+    "unknown attack that runs": (
+        entry("run.attacks", eott=["ddpm_200"]),
+        "run.attacks: expected a known name, got 'eott'",
+    ),
+    "unknown dataset": ({"dataset": "digit"}, "dataset: expected a known name, got 'digit' — did you mean 'digits'?"),
+    "unknown classifier": (
+        {"classifier": "resnet"},
+        "classifier: expected a known name, got 'resnet' — choose one of resid",
+    ),
+    "unknown denoiser": (
+        entry("purifiers.wiener", denoiser="gaussan"),
+        "purifiers.wiener.denoiser: expected a known name, got 'gaussan' — did you mean 'gaussian'?",
+    ),
+    "unknown purifier of a budget curve": (
+        entry("run.attack_strength", nobody=[{"scale": 1.0, "steps": 3}]),
+        "run.attack_strength: expected a known name, got 'nobody'",
+    ),
+}
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "too large t_star": (entry("purifiers.ddpm_25", t_star=1001), "purifiers.ddpm_25.t_star: expected at most 1000"),
+    "more steps than t_star": (
+        entry("purifiers.ddpm_25", steps=26),
+        "purifiers.ddpm_25.steps: expected at most t_star = 25, got 26 — lower steps",
+    ),
+    "noise that cannot be undone": (
+        entry("denoisers.unet.schedule", beta_end=0.999),
+        "purifiers.ddpm_300.t_star: expected a level that ddpm can undo, got 300 on the schedule of 'unet'",
+    ),
+    "schedule backwards": (
+        entry("denoisers.gaussian.schedule", beta_start=0.03),
+        "denoisers.gaussian.schedule.beta_start: expected at most beta_end = 0.02, got 0.03 — exchange them",
+    ),
+    "levels beyond the schedule": (
+        entry("denoisers.unet.training", low_below=1001),
+        "denoisers.unet.training.low_below: expected at most train_steps = 1000, got 1001 — lower it",
+    ),
+    "warm-up longer than training": (
+        entry("classifiers.residual", warmup=401),
+        "classifiers.residual.warmup: expected at most steps = 400, got 401 — lower it",
+    ),
+    "shift out of the image": (
+        entry("classifiers.residual", shift=16),
+        "classifiers.residual.shift: expected less than",
+    ),
+    "blur wider than the image": (
+        entry("purifiers.blur", sigma=17),
+        "purifiers.blur.sigma: expected at most the image",
+    ),
+    "groups that do not divide": (
+        entry(NETWORK, norm_num_groups=5),
+        f"{NETWORK}.norm_num_groups: expected a divisor of 8 channels, got 5 — choose another",
+    ),
+    "heads that do not divide": (
+        entry(NETWORK, add_attention=True, attention_head_dim=5),
+        f"{NETWORK}.attention_head_dim: expected a divisor of 32 channels, got 5 — choose another",
+    ),
+    "odd first width": (
+        entry(NETWORK, block_out_channels=[9, 9, 9], norm_num_groups=9),
+        f"{NETWORK}.block_out_channels[0]: expected an even number >= 4, got 9",
+    ),
+    "fewer blocks than widths": (
+        entry(NETWORK, up_block_types=["UpBlock2D"]),
+        f"{NETWORK}.up_block_types: expected 3 entries, one per entry of block_out_channels, got 1",
+    ),
+    "size that cannot be halved": (
+        entry("datasets.digits", size=18),
+        f"{NETWORK}.block_out_channels: expected resolutions that halve the image size 18",
+    ),
+    "splits beyond the dataset": (
+        entry("datasets.digits.splits", train=1098),
+        "datasets.digits.splits: expected at most 1797 images in total, got 1798 — lower one",
+    ),
+    "one training image": (
+        entry("datasets.digits.splits", train=1),
+        "datasets.digits.splits.train: expected at least 2",
+    ),
+    "null model that is a network": ({"null_denoiser": "unet"}, "null_denoiser: expected a denoiser of kind gaussian"),
+    "headline without a null model": (entry("run", headline="wiener"), "run.headline: expected a diffusion purifier"),
+    "headline that purifies nothing": (
+        entry("run", headline="ddpm_0"),
+        "run.headline: expected a purifier with t_star",
+    ),
+    "identity that is none": (
+        {"purifiers": {"identity": {"kind": "constant", "value": 0.5}}},
+        "purifiers.identity.kind: expected identity",
+    ),
+    "point that is a control": (
+        entry("run", controls=["identity", "ddpm_25"]),
+        "run.controls: expected no purifier of run.sweep, got 'ddpm_25'",
+    ),
+    "no undefended classifier": (entry("run", controls=["blur"]), "run.controls: expected 'identity' among them"),
+    "measured but not evaluated": (
+        entry("run", controls=["identity"]),
+        "run.randomness: expected purifiers of run.sweep or run.controls, got 'blur'",
+    ),
+    "lucky stop": (entry("attacks.eot", stop_when_broken=True), "attacks.eot.stop_when_broken: expected false unless"),
+    "base attack without knowledge": ({"base_attack": "eot"}, "attacks.eot.knowledge: expected both"),
+    "base attack without its gradient": ({"base_attack": "bpda"}, "attacks.bpda.gradient: expected replay or autograd"),
+    "base attack twice": (
+        entry("run.attacks", fixed=["ddpm_25"]),
+        "run.attacks.fixed: expected attacks beside base_attack",
+    ),
+    "attack with the name of a row": (
+        entry("run.attacks", transfer=["ddpm_25"]),
+        "run.attacks.transfer: expected an attack beside clean, random, transfer",
+    ),
+    "eot that knows the noise": (
+        entry("attacks.eot", knowledge="both"),
+        "attacks.eot.knowledge: expected none, got 'both'",
+    ),
+    "bpda that is exact": (
+        entry("attacks.bpda", gradient="replay"),
+        "attacks.bpda.gradient: expected bpda, got 'replay'",
+    ),
+    "claims without their attack": (entry("run.attacks", eot=[]), "run.attacks.eot: expected the headline 'ddpm_150'"),
+    "fewer attacked than evaluated": (
+        entry("attacks.fixed", images=299),
+        "attacks.fixed.images: expected at least evaluation.images = 300, got 299",
+    ),
+    "more images than there are": (entry("evaluation", images=5000), "evaluation.images: expected at most 400"),
+    "more votes than draws": (entry("evaluation", votes=99), "evaluation.votes: expected at most draws = 20, got 99"),
+    "worst of more than draws": (entry("evaluation", worst_of=21), "evaluation.worst_of: expected at most draws = 20"),
+    "more samples than images": (entry("evaluation", samples=301), "evaluation.samples: expected at most images = 300"),
+    "no subset to fit": (
+        entry("fit", subsets={"all": 0, "t* <= 100": 0}),
+        "fit.subsets: expected one with at least 6 purifiers of run.sweep",
+    ),
+    "budget curve at other steps": (
+        entry("run.attack_strength", identity=[{"scale": 0.0, "steps": 19}]),
+        "run.attack_strength.identity: expected an entry with steps = 20",
+    ),
+    "budget curve without its start": (
+        entry("run.attack_strength", ddpm_150=[{"scale": 1.0, "steps": 20}]),
+        "run.attack_strength.ddpm_150: expected an entry with scale = 0",
+    ),
+}
+PLACES: dict[str, tuple[dict[str, Any], str]] = {
+    "missing file": (
+        own("nowhere.py"),
+        "purifiers.mine.path: expected a Python file, got none at nowhere.py — correct",
+    ),
+    "folder for a file": (own("."), "purifiers.mine.path: expected a Python file"),
+    "syntax error": (
+        own("broken.py"),
+        "purifiers.mine.path: expected Python code in broken.py, line 2, got an error (",
+    ),
+    "no text": (own("binary.py"), "purifiers.mine.path: expected Python code in binary.py"),
+    "missing factory": (
+        own("good.py", "make_purifer"),
+        "purifiers.mine.factory: expected a function of good.py, got 'make_purifer' — did you mean 'make_purifier'?",
+    ),
+    "factory inside another function": (
+        own("good.py", "inner"),
+        "purifiers.mine.factory: expected a function of good.py",
+    ),
+    "results are a file": ({"results": "good.py"}, "results: expected a folder, got 'good.py' where"),
+    "results below a file": ({"results": "good.py/here"}, "results: expected a folder, got 'good.py/here' where"),
+    "results among the sources": ({"results": f"{ROOT}/config/mine"}, "results: expected a folder of its own, got"),
+    "results are the project": ({"results": str(ROOT)}, "results: expected a folder of its own, got"),
+    "results with a wildcard": (
+        {"results": "results/{run}"},
+        "results: expected a plain folder name, got 'results/{run}'",
+    ),
+    "results at home": ({"results": "~/results"}, "results: expected a plain folder name, got '~/results'"),
+    "results without a name": ({"results": ""}, "results: expected at least 1 characters, got ''"),
+}
+CASES = SCHEMA | NAMES | CONTRADICTIONS | PLACES
+
+
+def merged(changes: dict[str, Any]) -> dict[str, Any]:
+    """The default configuration with changes, as Snakemake merges them."""
+    config = copy.deepcopy(DEFAULT)
+    update_config(config, changes)
+    return config
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with Python files of several kinds."""
+    (tmp_path / "good.py").write_text("raise SystemExit\ndef make_purifier(**_):\n    def inner(): ...\n")
+    (tmp_path / "broken.py").write_text("x = 1\ndef make_purifier(:\n")
+    (tmp_path / "binary.py").write_bytes(b"\0\1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_configuration_that_cannot_run_is_refused(project: Project, case: str) -> None:
-    config, sentence = CASES[case]
-    done = project.snakemake("-n", "--", "results/tables", config=config)
+def test_a_configuration_that_cannot_run_is_refused_in_sentences(folder: Path, case: str) -> None:
+    changes, sentence = CASES[case]
+    found = problems(merged(changes))
+    assert any(line.startswith(sentence) for line in found), found
+    assert all(SENTENCE.fullmatch(line) for line in found), found
+
+
+def test_good_configurations_are_accepted(folder: Path) -> None:
+    (folder / "mine.py").write_text("from elsewhere import *\n")
+    changes = own("good.py"), own("mine.py", "anything"), {"results": "results/mine"}, {"results": str(folder / "new")}
+    for change in ({}, *changes, entry("denoisers.unet.network", attention_head_dim=4)):
+        assert problems(merged(change)) == []
+    for name in ("smoke", "validation"):
+        assert problems(merged(yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text()))) == []
+
+
+def test_everything_wrong_is_listed_at_once() -> None:
+    found = problems(merged({"seed": -1, "bach_size": 4, "threat": {"norm": "l1"}, "purifiers": {"blur": {"eta": 1}}}))
+    assert [line.partition(":")[0] for line in sorted(found)] == [
+        "bach_size",
+        "purifiers.blur.eta",
+        "seed",
+        "threat.norm",
+    ]
+
+
+def test_what_the_workflow_assumes_of_dataset_and_network_is_theirs() -> None:
+    images, _ = READERS["digits"]({"size": 8})
+    assert len(images) == DIGITS
+    unet = schema()["$defs"]["unet"]["properties"]
+    blocks = {*unet["down_block_types"]["items"]["enum"], *unet["up_block_types"]["items"]["enum"]}
+    assert blocks == set(_BLOCKS)
+    UNet.from_config({**DEFAULT["denoisers"]["unet"]["network"], "in_channels": 1, "out_channels": 1})
+
+
+# Texts of a configuration file, and the sentence (after the file's name) each is refused with.
+FILES: dict[str, tuple[str | bytes | None, str]] = {
+    "syntax": ("run: [a, b\nseed: 1\n", ", line 2: expected valid YAML, got an error ("),
+    "tab": ("threat:\n\tepsilon: 1\n", ", line 2: expected valid YAML, got an error (found character"),
+    "duplicate key": (
+        "seed: 1\nthreat: {epsilon: .1}\nseed: 2\n",
+        ", line 3: expected every key once, got 'seed' again (f",
+    ),
+    "duplicate inner key": (
+        "run:\n  varied: []\n  varied: [a]\n",
+        ", line 3: expected every key once, got 'varied' again",
+    ),
+    "duplicate key of JSON": ('{"seed": 1,\n"seed": 2}', ", line 2: expected every key once, got 'seed' again"),
+    "tabs of JSON": ('{"run":\n\t{"seed": 1, "seed": 2}}', ", line 2: expected every key once, got 'seed' again"),
+    "list": ("- seed: 1\n", ": expected `key: value` pairs, got a list"),
+    "word": ("seed\n", ": expected `key: value` pairs, got a single value"),
+    "empty": ("# nothing yet\n", ": expected `key: value` pairs, got an empty file"),
+    "two documents": (
+        "seed: 1\n---\nseed: 2\n",
+        ", line 2: expected valid YAML, got an error (but found another document",
+    ),
+    "unknown tag": (
+        "seed: !number 1\n",
+        ", line 1: expected valid YAML, got an error (could not determine a constructor",
+    ),
+    "unknown anchor": ("seed: *one\n", ", line 1: expected valid YAML, got an error (found undefined alias"),
+    "not text": (b"seed: \xff\n", ": expected UTF-8 text, got byte 0xff"),
+    "impossible date": ("seed: 2020-99-01\n", ": expected values YAML can hold, got an error (month must be in 1..12)"),
+    "missing": (None, ": expected a configuration file, got no such file — correct the path"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_that_cannot_be_read_is_named_with_the_line(folder: Path, case: str) -> None:
+    text, sentence = FILES[case]
+    if text is not None:
+        (folder / "my.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (found,) = file_problems(["my.yaml"])
+    assert found.startswith(f"my.yaml{sentence}"), found
+    assert SENTENCE.fullmatch(found), found
+
+
+def test_make_checks_the_file_before_snakemake_reads_it(folder: Path) -> None:
+    command = [sys.executable, "-m", "workflow_scripts.configuration_files"]
+    refused = subprocess.run([*command, str(folder / "no.yaml")], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert subprocess.run([*command, "config/smoke.yaml"], cwd=ROOT, check=False).returncode == 0
+    assert "workflow_scripts.configuration_files $(CONFIG)" in (ROOT / "Makefile").read_text()
+
+
+# Cases that also go through Snakemake: one per step of the check.
+THROUGH_SNAKEMAKE = ("misspelt key", "eta of a ddpm", "unknown purifier", "lucky stop", "missing file")
+
+
+@pytest.mark.parametrize("case", THROUGH_SNAKEMAKE)
+def test_snakemake_refuses_it_too(project: Project, case: str) -> None:
+    changes, sentence = CASES[case]
+    done = project.snakemake("-n", "--", "results/tables", config=changes)
+    said = done.stdout + done.stderr
     assert done.returncode != 0
-    assert sentence in done.stdout + done.stderr, (done.stdout + done.stderr)[-2000:]
+    assert sentence in said and "Traceback" not in said and "Failed validating" not in said, said[-2000:]
+
+
+def test_snakemake_refuses_a_file_with_a_duplicate_key(project: Project) -> None:
+    (project.folder / "twice.yaml").write_text("seed: 1\nseed: 2\n")
+    done = Project(project.folder, Path("twice.yaml")).snakemake("-n", "--", "results/tables")
+    assert done.returncode != 0
+    assert "twice.yaml, line 2: expected every key once, got 'seed' again" in done.stdout + done.stderr

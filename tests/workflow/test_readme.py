@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 from purification.gradients import gradient
 from purification.noise import NoiseSource
 from purification.purifiers import make_purifier
 from tests.workflow.conftest import ROOT, Project
+from workflow_scripts.check_user_code import main
 
-BLOCKS = dict(re.findall(r"```(python|yaml)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+README = (ROOT / "README.md").read_text()
+BLOCKS = dict(re.findall(r"```(python|yaml)\n(.*?)```", README, re.DOTALL))
 
 
 def test_the_readmes_purifier_is_planned_in_every_measurement_it_asks_for(project: Project) -> None:
@@ -35,3 +38,15 @@ def test_the_readmes_purifier_purifies_and_differentiates(tmp_path: Path) -> Non
     assert out.purified.std() > 0
     assert out.values.sum() == out.purified.sum()
     assert torch.allclose(out.gradient.sum(), torch.tensor(2 * 64.0), rtol=1e-5)
+
+
+def test_the_readmes_check_says_what_the_readme_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_purifiers.py").write_text(BLOCKS["python"])
+    (shown,) = re.findall(r"\$ make check FILE=(\S+) PARAMS='(.*?)'\n(.*?)```", README, re.DOTALL)
+    assert main([shown[0], "--params", shown[1]]) == 0
+    rounding = re.compile(r"\de-\d+")
+    said = rounding.sub("", capsys.readouterr().out).splitlines()
+    assert [line for line in rounding.sub("", shown[2]).splitlines() if line not in said] == ["  ..."]

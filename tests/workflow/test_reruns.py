@@ -38,6 +38,16 @@ def append(name: str, text: str) -> Callable[[Path], None]:
     return edit
 
 
+def replace(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        path = folder / name
+        source = path.read_text()
+        assert source.count(old) == 1, f"expected {old!r} once in {name}"
+        path.write_text(source.replace(old, new))
+
+    return edit
+
+
 def touch(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).touch()
 
@@ -71,19 +81,37 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "comment in the configuration": (append("config/default.yaml", "\n# a comment\n"), set()),
     "reordered configuration": (move_key_order, set()),
     "readme": (append("README.md", "\nmore\n"), set()),
-    "table function": (append("purification/reporting/tables.py", "\nX = 1\n"), TABLED),
+    "function that nothing calls": (append("purification/samplers.py", "\ndef other():\n    return 1\n"), set()),
+    "docstring": (replace("purification/samplers.py", "DDIM (Song", "DDIM of (Song"), set()),
+    "sampler": (
+        replace("purification/samplers.py", "sigma = eta *", "sigma = 1.0 * eta *"),
+        {"attack_images ddim_50 fixed", "purify_images ddim_50", "measure_compression ddim_50", *CONCLUDED},
+    ),
+    "loss that no attack uses": (
+        replace("purification/defence.py", "return others", "return +others"),
+        set(),
+    ),
+    "gradient of one attack": (
+        replace("purification/gradients.py", "leaf = purified.detach()", "leaf = 1.0 * purified.detach()"),
+        {"attack_images ddpm_200 bpda", "purify_images ddpm_200", *CONCLUDED},
+    ),
+    "table": (replace("purification/reporting/tables.py", "first = t_star - 1", "first = -1 + t_star"), TABLED),
+    "figure": (
+        replace("purification/reporting/figures/spectrum.py", "MODELS[model]", "dict(MODELS)[model]"),
+        {"render_figures_spectrum", "render_report"},
+    ),
     "test of the results": (append("tests/results/test_results.py", "\nX = 1\n"), {"check_results"}),
     "stage of the fit": (
-        append("workflow_scripts/fit_compression_robustness.py", "\nX = 1\n"),
+        replace("workflow_scripts/fit_compression_robustness.py", "table = law", "table = 1 and law"),
         {"fit_compression_robustness", "render_report", *RELATION},
     ),
-    "sigmoid": (append("purification/fit.py", "\nX = 1\n"), {"fit_compression_robustness", *TABLED, *RELATION}),
+    "sigmoid": (append("purification/fit.py", "\nprint()\n"), {"fit_compression_robustness", *TABLED, *RELATION}),
     "stage of one measurement": (
-        append("workflow_scripts/measure_randomness.py", "\nX = 1\n"),
+        append("workflow_scripts/measure_randomness.py", "\nprint()\n"),
         of("measure_randomness", RANDOMNESS) | {"render_figures_randomness"} | TABLED,
     ),
     "library module of one measurement": (
-        append("purification/measure/audit.py", "\nX = 1\n"),
+        append("purification/measure/audit.py", "\nprint()\n"),
         {"audit_gradients ddpm_200", *TABLED},
     ),
     "own purifier": (

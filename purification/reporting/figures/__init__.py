@@ -30,7 +30,7 @@ FIGURES: dict[str, Callable[[Rows, Extras], Figure]] = {
 __all__ = ["FIGURES", "Extras", "draw", "save"]
 
 
-def draw(name: str, rows: Rows, extras: Extras) -> Figure:
+def draw(figure: str, rows: Rows, extras: Extras) -> Figure:
     """Draw one figure in the common look; whatever has no rows is left out."""
     with style.context():
-        return FIGURES[name](rows, extras)
+        return FIGURES[figure](rows, extras)
