@@ -4,7 +4,7 @@ CORES ?= all
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tables check test lint types format bench clean
+.PHONY: help setup tables check remote status test lint types format bench clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,6 +27,16 @@ check: setup ## try a purifier or classifier of your own: FILE=my_purifiers.py (
 	  $(if $(PARAMS),--params '$(PARAMS)') $(if $(FACTORY),--factory $(FACTORY)) \
 	  $(if $(KIND),--kind $(KIND)) $(if $(SHAPE),--shape $(SHAPE)) $(if $(CLASSES),--classes $(CLASSES))
 
+remote: setup ## share results through your own storage: URL=/a/folder, s3://bucket/path, ssh://host/path, https://...
+	@test -n "$(URL)" || { echo "expected a place to store results, got none - make remote URL=s3://bucket/path"; exit 2; }
+	$(BIN)/dvc remote add --local --force --default storage "$(URL)"
+	$(BIN)/dvc remote modify --local storage verify true
+
+status: setup ## which results do not belong to the code and configuration, and why
+	$(BIN)/dvc status
+	plan=$$($(BIN)/snakemake --summary results/tables) && echo "$$plan" | awk -F'\t' '$$6 == "update pending" \
+	  {print $$3 ": " $$1 ": " ($$5 == "ok" ? "follows from the others" : $$5); n++} END {print n + 0 " results to make"}'
+
 test: setup lint types ## run every check: lint, types, unit, stage and workflow tests
 	$(BIN)/python -m pytest --numprocesses 2 tests/unit tests/scripts
 	$(BIN)/python -m pytest tests/workflow
@@ -46,8 +56,9 @@ format: setup ## format code and rules in place
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile rules
 
-bench: setup ## measure purification and gradient against the bare network, paired in one run
+bench: setup ## measure purification and gradient against the bare network, and the check of 10,000 records
 	$(BIN)/python tests/bench.py
+	$(BIN)/python tests/bench_records.py
 
 clean: ## delete results and the environment
 	rm -rf results/* .venv .snakemake

@@ -37,3 +37,6 @@ rule all:
     default_target: True
     input:
         FINAL,
+
+
+include: "rules/records.smk"

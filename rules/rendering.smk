@@ -26,6 +26,7 @@ rule render_tables:
         csv=expand(f"{RESULTS}/tables/{{name}}.csv", name=TABLES),
         md=expand(f"{RESULTS}/tables/{{name}}.md", name=TABLES),
         tex=expand(f"{RESULTS}/tables/{{name}}.tex", name=TABLES),
+        metrics=f"{RESULTS}/tables/metrics.json",
     log:
         f"{RESULTS}/logs/render_tables.log",
     benchmark:

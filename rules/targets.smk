@@ -29,13 +29,36 @@ rule check_results:
         "../workflow_scripts/check_results.py"
 
 
-FINAL = [
+DELIVERED = [
     *rules.render_tables.output,
     *FITTED.values(),
     *rules.render_report.output,
     *rules.check_results.output,
     *[f"{RESULTS}/figures/{figure}.{kind}" for figure in FIGURES for kind in ("pdf", "png")],
 ]
+
+
+rule list_checksums:
+    input:
+        delivered=DELIVERED,
+        samples=expand(rules.purify_images.output.samples, purifier=EVALUATED),
+    output:
+        f"{RESULTS}/checksums.txt",
+    log:
+        f"{RESULTS}/logs/list_checksums.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/list_checksums.tsv"
+    conda:
+        "../envs/report.yaml"
+    params:
+        code=code("list_checksums"),
+    message:
+        "Listing the checksums of what no other job reads"
+    script:
+        "../workflow_scripts/list_checksums.py"
+
+
+FINAL = [*DELIVERED, *rules.list_checksums.output]
 
 
 rule:

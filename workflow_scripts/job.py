@@ -48,7 +48,7 @@ def job(snakemake: Any) -> Iterator[None]:
     """Log to the rule's log file; on an error write one sentence there (and the traceback above it), then fail.
 
     The sentence goes to standard error with the end of the log. A process that was left behind by an earlier run and
-    still works on the same outputs is waited for, so that what it writes is never taken for what this job was asked for.
+    still works on the same outputs is waited for: what it writes is never taken for what this job was asked for.
     """
     logging.raiseExceptions = False
     log = Path(snakemake.log[0])

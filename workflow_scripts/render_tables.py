@@ -1,5 +1,7 @@
-"""Render every table as CSV, Markdown and LaTeX (booktabs)."""
+"""Render every table as CSV, Markdown and LaTeX (booktabs), and what runs are compared by as JSON."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,19 +32,40 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
     return folded
 
 
-def render_tables(rows: Rows, names: Sequence[str], outputs: Mapping[str, Sequence[Path]]) -> None:
-    """`outputs` lists one path per name for each of csv, md and tex."""
+def render_tables(rows: Rows, names: Sequence[str], outputs: Mapping[str, Sequence[Path]]) -> dict[str, pd.DataFrame]:
+    """The tables by name; `outputs` lists one path per name for each of csv, md and tex."""
+    tables = {}
     for name, csv, md, tex in zip(names, outputs["csv"], outputs["md"], outputs["tex"], strict=True):
-        table = TABLES[name](rows)
+        table = tables[name] = TABLES[name](rows)
         logger.info("%s: %d rows", name, len(table))
         write_text(table.to_csv(index=False, float_format=f"%.{DIGITS + 2}g"), csv)
         write_text(compact(table).to_markdown(index=False, floatfmt=f".{DIGITS}g") + "\n", md)
         style = compact(table).style.format(precision=DIGITS, escape="latex", na_rep="").hide(axis="index")
         header = {column: str(column).replace("_", r"\_") for column in compact(table)}
         write_text(style.format_index(header.get, axis=1).to_latex(hrules=True), tex)
+    return tables
+
+
+def numbers(frame: pd.DataFrame, key: str, value: str) -> dict[str, float]:
+    """Column `value` by column `key`, without what is undetermined."""
+    pairs = zip(frame[key], frame[value], strict=True)
+    return {str(name): float(f"{number:.{DIGITS}g}") for name, number in pairs if math.isfinite(number)}
+
+
+def render_metrics(rows: Rows, tables: Mapping[str, pd.DataFrame], output: Path) -> None:
+    """Claims (value and verdict) and robust accuracies: of every purifier, and of the headline under every attack."""
+    claims, robustness = tables["claims"], tables["robustness"]
+    metrics = {
+        "claims": numbers(claims, "claim", "ours"),
+        "verdicts": dict(zip(claims.claim, claims.verdict, strict=True)),
+        "robust_accuracy": numbers(robustness[robustness.attack == rows.base_attack], "purifier", "fixed"),
+        rows.headline: numbers(robustness[robustness.purifier == rows.headline], "attack", "avg"),
+    }
+    write_text(json.dumps(metrics, indent=1) + "\n", output)
 
 
 if __name__ == "__main__":
     with job(snakemake):
         rows = Rows.read({kind: snakemake.input[kind] for kind in KINDS}, snakemake.params.settings)
-        render_tables(rows, snakemake.params.names, snakemake.output)
+        tables = render_tables(rows, snakemake.params.names, snakemake.output)
+        render_metrics(rows, tables, Path(snakemake.output.metrics))

@@ -9,10 +9,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from tests.workflow.clones import Clone
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
@@ -119,3 +122,20 @@ def finished(project: Project) -> Project:
     done = project.snakemake("--cores", "2", "--", "results/tables", environment=traced)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return project
+
+
+@pytest.fixture(scope="session")
+def author(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """Whoever ran the workflow and pushed the results to a folder."""
+    from tests.workflow.clones import share
+
+    place = tmp_path_factory.mktemp("author")
+    return share(finished, place / "project", place / "remote")
+
+
+@pytest.fixture(scope="session")
+def reader(author: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """Whoever cloned and pulled; tests work on copies."""
+    clone = author.clone(tmp_path_factory.mktemp("reader") / "project")
+    clone.run("dvc", "pull")
+    return clone
