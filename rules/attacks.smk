@@ -73,7 +73,7 @@ rule measure_attack_strength:
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=attack_settings(config["base_attack"]),
-        variations=lookup("run/attack_strength/{purifier}", within=config),
+        variations=strengths_of,
         evaluation=evaluation(**JUDGE),
         code=code_of("measure_attack_strength", attack_settings(config["base_attack"]), evaluation(**JUDGE)),
     message:

@@ -124,6 +124,11 @@ def adversarial(attack, purifier):
     return f"{RESULTS}/adversarial/{attack}/{purifier}.safetensors"
 
 
+def strengths_of(wildcards):
+    """Budgets and steps of the attack-strength measurement of one purifier."""
+    return config["attack_strength"]["undefended" if wildcards.purifier == "identity" else "defended"]
+
+
 def judged_attacks(purifier):
     """Names and files of the adversarial images a purifier is judged on; "transfer" is the undefended classifier's."""
     own = {attack: adversarial(attack, purifier) for attack in attacks_on(purifier)}
@@ -143,7 +148,7 @@ EVALUATED = list(dict.fromkeys([*config["run"]["sweep"], *config["run"]["control
 MEASURED = {
     "purified": EVALUATED,
     "compression": EVALUATED,
-    **{kind: list(config["run"][kind]) for kind in ("distances", "randomness", "jacobian", "audit", "attack_strength")},
+    **{kind: config["run"][kind] for kind in ("distances", "randomness", "jacobian", "audit", "attack_strength")},
 }
 
 

@@ -47,11 +47,10 @@ def _budget_problems(config: Mapping[str, Any]) -> Iterator[str]:
         f"steps = {steps}, those of {config['base_attack']!r}": lambda point: point["steps"] == steps,
         "scale = 0": lambda point: point["scale"] == 0,
     }
-    for name in (config["run"]["headline"], "identity"):
-        points = config["run"]["attack_strength"].get(name)
-        for need, holds in needs.items() if points else ():
+    for name, points in config["attack_strength"].items():
+        for need, holds in needs.items():
             if not any(map(holds, points)):
-                yield f"run.attack_strength.{name}: expected an entry with {need}, got none — add one for the claims"
+                yield f"attack_strength.{name}: expected an entry with {need}, got none — add one for the claims"
 
 
 def claim_problems(config: Mapping[str, Any]) -> Iterator[str]:

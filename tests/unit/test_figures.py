@@ -102,7 +102,7 @@ def spectrum_row(factor: float) -> dict[str, Any]:
 
 def strength(run: dict[str, Any], purifier: str, rng: np.random.Generator) -> pd.DataFrame:
     parts = []
-    for variation in run["run"]["attack_strength"][purifier]:
+    for variation in run["attack_strength"]["undefended" if purifier == "identity" else "defended"]:
         correct = rng.random(IMAGES) < 1.0 / (1.0 + np.exp(12.0 * (variation["scale"] - 0.35)))
         head = {"purifier": purifier, **variation, "epsilon": variation["scale"] * run["threat"]["epsilon"]}
         parts.append(pd.DataFrame({**head, "image": range(IMAGES), "correct": correct}))

@@ -24,7 +24,7 @@ NOT_DATA = ("logs", "benchmarks", "journal", "report.html")  # report.html and b
 def smallest(results: str, **purifiers: dict[str, Any]) -> dict[str, Any]:
     """The smoke configuration with as few jobs as still need every rule."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text())
-    only = {key: ["ddpm_200"] for key in ("distances", "randomness", "jacobian")}
+    only = {key: ["ddpm_150"] for key in ("distances", "randomness", "jacobian")}
     config["run"] |= {"controls": ["identity", *purifiers], **only}
     return {**config, "results": results, "purifiers": purifiers}
 

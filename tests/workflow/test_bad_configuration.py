@@ -126,8 +126,8 @@ SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
         "run.controls: expected every entry once, got 'identity' twice — remove one",
     ),
     "duplicate budget": (
-        entry("run.attack_strength", identity=[{"scale": 1, "steps": 20}, {"scale": 1.0, "steps": 20}]),
-        "run.attack_strength.identity: expected every entry once",
+        entry("attack_strength", undefended=[{"scale": 1, "steps": 20}, {"scale": 1.0, "steps": 20}]),
+        "attack_strength.undefended: expected every entry once",
     ),
     "empty sweep": (entry("run", sweep=[]), "run.sweep: expected at least 6 entries, got [] — add some"),
     "no probe as large as the budget": (
@@ -170,7 +170,7 @@ NAMES: dict[str, tuple[dict[str, Any], str]] = {
         "purifiers.wiener.denoiser: expected a known name, got 'gaussan' — did you mean 'gaussian'?",
     ),
     "unknown purifier of a budget curve": (
-        entry("run.attack_strength", nobody=[{"scale": 1.0, "steps": 3}]),
+        entry("run", attack_strength=["nobody"]),
         "run.attack_strength: expected a known name, got 'nobody'",
     ),
 }
@@ -284,12 +284,12 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "fit.subsets: expected one with at least 6 purifiers of run.sweep",
     ),
     "budget curve at other steps": (
-        entry("run.attack_strength", identity=[{"scale": 0.0, "steps": 19}]),
-        "run.attack_strength.identity: expected an entry with steps = 20",
+        entry("attack_strength", undefended=[{"scale": 0.0, "steps": 19}]),
+        "attack_strength.undefended: expected an entry with steps = 20",
     ),
     "budget curve without its start": (
-        entry("run.attack_strength", ddpm_150=[{"scale": 1.0, "steps": 20}]),
-        "run.attack_strength.ddpm_150: expected an entry with scale = 0",
+        entry("attack_strength", defended=[{"scale": 1.0, "steps": 20}]),
+        "attack_strength.defended: expected an entry with scale = 0",
     ),
 }
 PLACES: dict[str, tuple[dict[str, Any], str]] = {

@@ -20,11 +20,11 @@ def test_metrics_and_plots_compare_versions(reader: Clone, tmp_path: Path) -> No
     (shown,) = json.loads(clone.run("dvc", "metrics", "show", "--json"))[""]["data"].values()
     metrics = shown["data"]
     assert set(metrics["claims"]) <= set(metrics["verdicts"]) == {f"A{i}" for i in range(18)}
-    assert metrics["robust_accuracy"]["ddpm_200"] == pytest.approx(0.1)
+    assert metrics["robust_accuracy"]["ddpm_150"] == pytest.approx(0.1)
     path = clone.results("tables/metrics.json")
-    path.write_text(json.dumps(metrics | {"robust_accuracy": {**metrics["robust_accuracy"], "ddpm_200": 0.6}}))
+    path.write_text(json.dumps(metrics | {"robust_accuracy": {**metrics["robust_accuracy"], "ddpm_150": 0.6}}))
     (change,) = json.loads(clone.run("dvc", "metrics", "diff", "--json")).values()
-    assert change == {"robust_accuracy.ddpm_200": {"old": 0.1, "new": 0.6, "diff": 0.5}}
+    assert change == {"robust_accuracy.ddpm_150": {"old": 0.1, "new": 0.6, "diff": 0.5}}
     for command in (("show",), ("diff", "HEAD")):
         clone.run("dvc", "plots", *command, "--out", "plots")
         page = (clone.folder / "plots" / "index.html").read_text()
@@ -41,7 +41,7 @@ def test_an_experiment_changes_one_parameter_and_is_listed_with_its_metrics(auth
     memory = header.index("memory_bytes")
     assert rows["little"][memory] == "1000000.0"
     assert "2000000000.0" in {row[memory] for row in rows.values()}
-    assert rows["little"][header.index("robust_accuracy.ddpm_200")] == "0.1"
+    assert rows["little"][header.index("robust_accuracy.ddpm_150")] == "0.1"
 
 
 def test_one_parameter_is_set_in_the_commented_configuration(tmp_path: Path) -> None:

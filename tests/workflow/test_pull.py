@@ -27,11 +27,11 @@ CLASSIFIED = {
     "train_classifier",
     "attack_images identity transfer",
     *(f"attack_images {purifier} fixed" for purifier in SWEEP | CONTROLS),
-    *(f"attack_images ddpm_200 {attack}" for attack in ("eot", "bpda")),
+    *(f"attack_images ddpm_150 {attack}" for attack in ("eot", "bpda")),
     *of("purify_images", SWEEP | CONTROLS),
-    *of("measure_attack_strength", {"ddpm_200", "identity"}),
-    *of("measure_distances", {"ddpm_200", "one_step_200"}),
-    "audit_gradients ddpm_200",
+    *of("measure_attack_strength", {"ddpm_150", "identity"}),
+    *of("measure_distances", {"ddpm_150", "one_step_200"}),
+    "audit_gradients ddpm_150",
     *CONCLUDED,
 }
 

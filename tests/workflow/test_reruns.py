@@ -26,10 +26,10 @@ RELATION = {"render_figures_compression_robustness", "render_figures_prediction"
 TABLED = {"render_tables", "render_report", "check_results"}
 CONCLUDED = {"fit_compression_robustness", *TABLED, *ALL_FIGURES}
 JUDGED = {"fit_compression_robustness", "render_figures_robustness", "render_figures_images", *RELATION, *TABLED}
-AUDITED = {"audit_gradients ddpm_200", *TABLED}
-SWEEP = {"ddpm_25", "ddpm_100", "ddpm_200", "ddim_50", "one_step_200", "sde_200"}
+AUDITED = {"audit_gradients ddpm_150", *TABLED}
+SWEEP = {"ddpm_25", "ddpm_100", "ddpm_150", "ddim_50", "one_step_200", "sde_200"}
 CONTROLS = {"identity", "constant", "blur", "wiener", "ddpm_0", "linear"}
-RANDOMNESS = {"ddpm_200", "identity", "constant", "blur", "wiener", "linear"}
+RANDOMNESS = {"ddpm_150", "identity", "constant", "blur", "wiener", "linear"}
 
 
 def append(name: str, text: str) -> Callable[[Path], None]:
@@ -96,7 +96,7 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     ),
     "gradient of one attack": (
         replace("purification/gradients.py", "leaf = purified.detach()", "leaf = 1.0 * purified.detach()"),
-        {"attack_images ddpm_200 bpda", "purify_images ddpm_200", *JUDGED, *AUDITED},
+        {"attack_images ddpm_150 bpda", "purify_images ddpm_150", *JUDGED, *AUDITED},
     ),
     "table": (replace("purification/reporting/tables.py", "first = t_star - 1", "first = -1 + t_star"), TABLED),
     "figure": (
@@ -115,7 +115,7 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     ),
     "library module of one measurement": (
         append("purification/measure/audit.py", "\nprint()\n"),
-        {"audit_gradients ddpm_200", *TABLED},
+        {"audit_gradients ddpm_150", *TABLED},
     ),
     "own purifier": (
         append("linear.py", "\nX = 1\n"),
@@ -152,13 +152,13 @@ CONFIG: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "one attack": (
         {"attacks": {"bpda": {"steps": 2}}},
-        {"attack_images ddpm_200 bpda", "purify_images ddpm_200", *CONCLUDED},
+        {"attack_images ddpm_150 bpda", "purify_images ddpm_150", *CONCLUDED},
     ),
     "one more purifier": (
-        {"run": {"sweep": ["ddpm_25", "ddpm_100", "ddpm_200", "ddim_50", "one_step_200", "sde_200", "ode_25"]}},
+        {"run": {"sweep": ["ddpm_25", "ddpm_100", "ddpm_150", "ddim_50", "one_step_200", "sde_200", "ode_25"]}},
         {"attack_images ode_25 fixed", "purify_images ode_25", "measure_compression ode_25", *CONCLUDED},
     ),
-    "fresh draws of the headline": ({"evaluation": {"draws": 5}}, {"purify_images ddpm_200", *CONCLUDED}),
+    "fresh draws of the headline": ({"evaluation": {"draws": 5}}, {"purify_images ddpm_150", *CONCLUDED}),
 }
 
 
