@@ -244,12 +244,10 @@ def small_disk(folder: Path) -> Iterator[Callable[[str], None]]:
 def test_a_pull_onto_a_full_disk_is_finished_when_there_is_room(author: Clone, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as resize:
         resize("100m")
+        (tmp_path / "disk" / "site").symlink_to(tmp_path / "site")  # DVC's own databases are not on the full disk
         clone = author.clone(tmp_path / "disk" / "project")
         resize("3m")
-        said = clone.refused("dvc", "pull")
-        assert any(
-            sentence in said for sentence in ("disk is full", "No space", "Checkout failed for following targets")
-        )
+        assert "failed to pull data from the cloud" in clone.refused("dvc", "pull")
         resize("100m")
         assert DONE not in says(clone)
         clone.run("dvc", "pull")
