@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from purification.philox import generator
@@ -55,6 +54,8 @@ def index_hash(index: list[int]) -> str:
 
 
 def _digits(settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits  # half of a job's start, needed once
+
     bundle = load_digits()
     images = torch.tensor(bundle.images, dtype=torch.float32)[:, None] / 16.0
     size = settings["size"]
