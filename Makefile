@@ -39,7 +39,7 @@ status: setup ## which results do not belong to the code and configuration, and 
 
 test: setup lint types ## run every check: lint, types, unit, stage and workflow tests
 	$(BIN)/python -m pytest --numprocesses 2 tests/unit tests/scripts
-	$(BIN)/python -m pytest tests/workflow
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/workflow
 
 lint: setup ## style, import direction, workflow lint
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from tests.workflow.clones import Clone
@@ -113,15 +114,28 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project(folder, Path("smoke_linear.yaml"))
 
 
+def run_once(project: Project, place: Path) -> None:
+    """Leave a finished run in `place`; of several test processes the first makes it and the others wait."""
+    with FileLock(f"{place}.lock"):
+        if place.exists():
+            return
+        notes = project.folder / "executed"
+        notes.mkdir()
+        traced = {"PYTHONPATH": str(Path(__file__).parent / "executed"), "EXECUTED_FOLDER": str(notes)}
+        done = project.snakemake("--cores", "2", "--", "results/tables", environment=traced)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+        shutil.copytree(project.folder, place)
+
+
 @pytest.fixture(scope="session")
-def finished(project: Project) -> Project:
+def finished(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Finished run; every job has noted which project code it executed in the folder `executed`."""
-    notes = project.folder / "executed"
-    notes.mkdir()
-    traced = {"PYTHONPATH": str(Path(__file__).parent / "executed"), "EXECUTED_FOLDER": str(notes)}
-    done = project.snakemake("--cores", "2", "--", "results/tables", environment=traced)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    return project
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    run_once(project, place)
+    folder = tmp_path_factory.mktemp("finished") / "project"
+    shutil.copytree(place, folder)
+    return Project(folder, project.config)
 
 
 @pytest.fixture(scope="session")
