@@ -75,7 +75,7 @@ def test_a_disk_too_small_for_the_run_is_refused(project: Project, tmp_path: Pat
 
 
 def test_a_disk_that_fills_during_a_job_leaves_nothing_half_written(project: Project, tmp_path: Path) -> None:
-    finished = tmp_path / "purified" / "ddpm_25.parquet"
+    finished = tmp_path / "earlier" / "ddpm_25.parquet"
     finished.parent.mkdir()
     finished.write_text("of an earlier run")
     status, said = run(project, tmp_path, preexec_fn=limited, env={**os.environ, "OMP_NUM_THREADS": "1"})
