@@ -36,7 +36,7 @@ def sentence(error: BaseException) -> str:
         )
     if number in FORBIDDEN_NUMBERS:
         return f"expected a file that can be written and read, got {error.strerror}{file} — change its permissions"  # type: ignore[attr-defined]
-    if text.startswith("expected "):
+    if text.startswith("expected ") or (isinstance(error, ValueError) and ": expected " in text):
         return text
     said = " ".join(f"{type(error).__name__}: {text}".split())
     return f"expected no error, got {said}{_place(error)} — correct the settings or the code, the log has the traceback"

@@ -178,6 +178,14 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.Ca
     assert re.search("rule some_rule failed: expected .*, got .* — ", capsys.readouterr().err)
 
 
+def test_sentences_of_our_own_are_left_as_they_are() -> None:
+    for said in (
+        "expected steps <= 5, got 6 — lower steps",
+        "mine.py, make_purifier: expected images, got None — mend",
+    ):
+        assert sentence(ValueError(said)) == said
+
+
 def test_forbidden_files_are_named() -> None:
     said = sentence(PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/data/results"))
     assert said.startswith("expected a file that can be written and read, got Permission denied at /data/results")
