@@ -79,14 +79,14 @@ class _Search:
 
     x                          current iterate
     active                     whether the image is still attacked
-    loss, gradient, accuracy   averages over the draws of this step so far
+    losses, slopes, accuracy   averages over the draws of this step so far
     """
 
     turn: Tensor
     x: Tensor
     active: Tensor
-    loss: Tensor
-    gradient: Tensor
+    losses: Tensor
+    slopes: Tensor
     accuracy: Tensor
     best: Tensor
     best_loss: Tensor
@@ -98,7 +98,7 @@ def _begin(x: Tensor) -> _Search:
     zeros = torch.zeros(len(x), device=x.device)
     return _Search(
         turn=torch.zeros((), dtype=torch.long), x=x, active=zeros == 0,
-        loss=zeros.clone(), gradient=torch.zeros_like(x), accuracy=zeros.clone(),
+        losses=zeros.clone(), slopes=torch.zeros_like(x), accuracy=zeros.clone(),
         best=x.clone(), best_loss=zeros - torch.inf, best_accuracy=zeros + 1, iteration=zeros.long(),
     )  # fmt: skip
 
@@ -112,15 +112,15 @@ def _add_draw(
         at.x[active], labels[active], [ids[i] for i in active.tolist()], source,
         turn if pgd.redraw else turn % pgd.draws, loss=pgd.loss, mode=pgd.gradient, kept_steps=kept,
     )  # fmt: skip
-    at.loss[active] += values / pgd.draws
-    at.gradient[active] += slopes / pgd.draws
+    at.losses[active] += values / pgd.draws
+    at.slopes[active] += slopes / pgd.draws
     at.accuracy[active] += (predictions == labels[active]).float() / pgd.draws
 
 
 def _ascend(at: _Search, images: Tensor, threat: ThreatModel, pgd: PGD) -> None:
     """Judge the iterate by its averages, keep it where it is the best so far, and go on to the next one."""
     step, active = int(at.turn) // pgd.draws, at.active.nonzero().squeeze(1)
-    loss, gradient, accuracy = at.loss[active], at.gradient[active], at.accuracy[active]
+    loss, gradient, accuracy = at.losses[active], at.slopes[active], at.accuracy[active]
     if not (torch.isfinite(loss).all() and torch.isfinite(gradient).all()):
         raise ValueError("expected a finite loss and gradient, got NaN or infinity — mend the defence's derivative")
     broken = (accuracy == 0) & pgd.stop_when_broken
@@ -133,7 +133,7 @@ def _ascend(at: _Search, images: Tensor, threat: ThreatModel, pgd: PGD) -> None:
     some = active[~broken]
     if step < pgd.steps and len(some):
         at.x[some] = threat.ascend(at.x[some], gradient[~broken], pgd.step_size * threat.epsilon, images[some])
-    for average in (at.loss, at.gradient, at.accuracy):
+    for average in (at.losses, at.slopes, at.accuracy):
         average.zero_()
 
 
