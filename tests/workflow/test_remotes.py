@@ -116,7 +116,8 @@ def test_dvc_holds_everything_the_rules_write_and_nothing_is_unread(author: Clon
     outs = {next(iter(out)).replace("${results}", settings["results"]) for out in stage["outs"]}
     assert all(next(iter(out.values())) == {"persist": True} for out in stage["outs"])
     files = {p.relative_to(author.folder).as_posix() for p in author.results("").rglob("*") if p.is_file()}
-    written = {name for name in files if not name.startswith(f"{settings['results']}/logs/")}
+    own = tuple(f"{settings['results']}/{folder}/" for folder in ("logs", "journal"))
+    written = {name for name in files if not name.startswith(own)}
     tracked = {name for name in written if any(name == out or name.startswith(f"{out}/") for out in outs)}
     assert written == tracked
     assert {out for out in outs if not (author.folder / out).exists()} == set()

@@ -154,7 +154,8 @@ def test_a_failed_job_says_why_and_how_to_run_it_alone_while_the_others_finish(h
     targets = [f"results/stopped/purified/{name}.parquet" for name in entries]
     with held.start(*targets, cores=1) as run:
         assert run.end() != 0
-    assert "rule attack_images failed: expected fair weather, got rain" in run.text()
+    said = "failing.py, make_purifier: expected it to run, got ValueError in line 4: expected fair weather, got rain"
+    assert f"rule attack_images failed: {said}" in run.text()
     assert [(held.folder / target).exists() for target in targets] == [False, True]
     command = re.search(r"to run this job alone: (snakemake .*)", run.text())
     assert command, run.text()[-3000:]
