@@ -4,9 +4,9 @@ Names are followed from the script through every project module. A method counts
 occurs as an attribute; dunder methods, and all methods of a class with a base from elsewhere, count with the class. A
 lookup `TABLE[settings["key"]]`, `TABLE[key]` or `TABLE[self.key]` in a table of string keys reaches only the entries
 that the job's settings hold under `key`, and those that the code passes as `key="..."` or as `key=other`, where `other`
-is a setting too; when the values cannot be known so, it reaches all. Comments, layout, docstrings and what errors say
-do not count. Lookups by computed strings (getattr, globals) cannot be followed and must not be used; a test compares
-what jobs execute with what is reached.
+is a setting too; where `key` is a keyword-only parameter, the passed values are enough. When the values cannot be
+known so, it reaches all. Comments, layout, docstrings and what errors say do not count. Lookups by computed strings
+(getattr, globals) cannot be followed and must not be used; a test compares what jobs execute with what is reached.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 Item = tuple[str, str]  # module, name of a top-level definition ("" for the statements of the module itself)
-Chosen = tuple[str, str, str]  # module, table, key
+Chosen = tuple[str, str, str, bool]  # module, table, key, key is a keyword-only parameter
+Keyword = tuple[str, str, str]  # name, "is" | "from" | "through" (a keyword-only parameter) | "unknown", value
 MAIN = "__main__"
 
 
@@ -32,15 +33,24 @@ class References:
     names: set[str] = field(default_factory=set)
     attributes: set[tuple[str, str]] = field(default_factory=set)
     methods: set[str] = field(default_factory=set)
-    lookups: set[tuple[str, str]] = field(default_factory=set)
-    keywords: set[tuple[str, str, str]] = field(default_factory=set)  # name, "is" | "from" | "unknown", value
+    lookups: set[tuple[str, str, bool]] = field(default_factory=set)  # table, key, key is a keyword-only parameter
+    keywords: set[Keyword] = field(default_factory=set)
+    words: set[str] = field(default_factory=set)  # string constants
 
 
 class _Reader(ast.NodeVisitor):
     def __init__(self) -> None:
         self.found = References()
+        self.parameters: list[dict[str, bool]] = []  # of the enclosing functions: name -> keyword-only
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        others = [*node.args.posonlyargs, *node.args.args]
+        own = {part.arg: False for part in others} | {part.arg: True for part in node.args.kwonlyargs}
+        self.parameters.append(own)
+        self._visit_parts(node)
+        self.parameters.pop()
+
+    def _visit_parts(self, node: ast.FunctionDef) -> None:
         for part in (*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults), *node.body):
             self.visit(part)
 
@@ -62,7 +72,7 @@ class _Reader(ast.NodeVisitor):
     def visit_Subscript(self, node: ast.Subscript) -> None:
         key = _key(node.slice)
         if isinstance(node.value, ast.Name) and key:
-            self.found.lookups.add((node.value.id, key))
+            self.found.lookups.add((node.value.id, key, self._keyword_only(node.slice)))
         else:
             self.visit(node.value)
         self.visit(node.slice)
@@ -74,6 +84,10 @@ class _Reader(ast.NodeVisitor):
             if not (isinstance(operator, ast.In | ast.NotIn) and isinstance(operand, ast.Name)):
                 self.visit(operand)
 
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, str):
+            self.found.words.add(node.value)
+
     def visit_Raise(self, node: ast.Raise) -> None:
         """What an error says is no result."""
 
@@ -82,8 +96,14 @@ class _Reader(ast.NodeVisitor):
             self.found.keywords.add((node.arg, "is", str(node.value.value)))
         elif node.arg:
             key = _key(node.value)
-            self.found.keywords.add((node.arg, "from" if key else "unknown", key or ""))
+            kind = "through" if self._keyword_only(node.value) else "from" if key else "unknown"
+            self.found.keywords.add((node.arg, kind, key or ""))
         self.visit(node.value)
+
+    def _keyword_only(self, value: ast.expr) -> bool:
+        """A name is the keyword-only parameter of the innermost enclosing function that has such a parameter."""
+        name = value.id if isinstance(value, ast.Name) else ""
+        return next((own[name] for own in reversed(self.parameters) if name in own), False)
 
 
 def _key(index: ast.expr) -> str | None:
@@ -113,8 +133,9 @@ def references(statement: ast.AST, source: str) -> References:
         found.names & known,
         {pair for pair in found.attributes if pair[0] in known},
         found.methods,
-        {pair for pair in found.lookups if pair[0] in known},
+        {lookup for lookup in found.lookups if lookup[0] in known},
         found.keywords,
+        found.words,
     )
 
 
@@ -256,7 +277,8 @@ class _Search:
         self.lookups: set[Chosen] = set()
         self.methods: dict[tuple[str, str, str], ast.stmt] = {}  # of reached classes
         self.attributes: set[str] = set()
-        self.keywords: set[tuple[str, str, str]] = set()
+        self.keywords: set[Keyword] = set()
+        self.words: set[str] = set()
         self.executed: set[str] = set()
         self.script = script
 
@@ -267,8 +289,8 @@ class _Search:
         before = -1
         while before != len(self.found):
             before = len(self.found)
-            for module, table, key in sorted(self.lookups):
-                self._look_up(module, table, key)
+            for lookup in sorted(self.lookups):
+                self._look_up(*lookup)
             for item, method in list(self.methods.items()):
                 if item not in self.found and item[2] in self.attributes:
                     self._take(item, item[0], method)
@@ -292,14 +314,15 @@ class _Search:
         self.found[item] = self.found.get(item, "") + source
         self.keywords |= read.keywords
         self.attributes |= read.methods
+        self.words |= read.words
         for name in sorted(read.names):
             self._follow(module, name)
         for name, attribute in sorted(read.attributes):
             self._follow(module, name, attribute)
-        for name, key in sorted(read.lookups):
+        for name, key, keyword_only in sorted(read.lookups):
             home, table = self._resolve(module, name)
             if home and table in self.project.modules[home].tables:
-                self.lookups.add((home, table, key))
+                self.lookups.add((home, table, key, keyword_only))
             else:
                 self._follow(module, name)
 
@@ -339,9 +362,11 @@ class _Search:
         """All bases are the project's: nothing from elsewhere calls its methods by name."""
         return all(isinstance(base, ast.Name) and self._resolve(module, base.id)[0] for base in node.bases)
 
-    def _look_up(self, module: str, table: str, key: str) -> None:
+    def _look_up(self, module: str, table: str, key: str, keyword_only: bool) -> None:
         entries = self.project.modules[module].tables[table]
         chosen = self._chosen(key, set())
+        if chosen is None and keyword_only:
+            chosen = self._constants(key)
         for entry in sorted(entries if chosen is None else chosen & {*entries}):
             if (module, table, entry) not in self.found:
                 self._take((module, table, entry), module, entries[entry])
@@ -352,10 +377,21 @@ class _Search:
         values = {*_values(self.settings, key)}
         known = bool(values)
         for name, kind, value in self.keywords:
-            if name != key or (kind == "from" and value in seen):
+            passes = kind in ("from", "through")
+            if name != key or (passes and value in seen):
                 continue
-            more = {value} if kind == "is" else self._chosen(value, seen) if kind == "from" else None
+            more = {value} if kind == "is" else self._chosen(value, seen) if passes else None
             if more is None:
                 return None
-            values, known = values | more, known or kind == "from"
+            values, known = values | more, known or passes
         return values if known else None
+
+    def _constants(self, key: str) -> set[str] | None:
+        """Values of a keyword-only parameter that the code passes as constants alone; None where it may get others.
+
+        A call f(**options) can pass it only from a dictionary whose keys are settings, or words of the code.
+        """
+        passed = [(kind, value) for name, kind, value in self.keywords if name == key]
+        values = {value for kind, value in passed if kind == "is"}
+        only = all(kind == "is" or (kind == "through" and value == key) for kind, value in passed)
+        return values if values and only and key not in self.words else None

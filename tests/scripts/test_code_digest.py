@@ -86,7 +86,7 @@ def green(settings):
     return paint(colour="dark")
 
 
-KINDS = {"red": red, "blue": blue, "green": green}
+KINDS = {"red": red, "blue": blue, "green": green, "dyed": dyed}
 COLOURS = {"dark": lambda: ink(), "light": lambda: wash()}
 
 
@@ -108,9 +108,38 @@ def perimeter():
     return "only in an error"
 
 
+def tint(*, shade):
+    def inner(x, tone="pale"):
+        return SHADES[shade](x)
+
+    return inner
+
+
+def through(*, shade):
+    return tint(shade=shade)
+
+
+SHADES = {"deep": lambda x: deepen(x), "pale": lambda x: fade(x)}
+
+
+def deepen(x):
+    return x
+
+
+def fade(x):
+    return x
+
+
+def dyed(settings):
+    return through(shade="deep")
+
+
 def make(settings):
     return KINDS[settings["kind"]](settings)
 """
+PASSES_ANOTHER = "return tint(shade=shade)", 'other = "pa" + "le"\n    return tint(shade=other)'
+PASSES_BY_PLACE = "def through(*, shade)", "def through(shade)"
+PASSES_A_DICTIONARY = 'through(shade="deep")', 'through(**{"shade": "pa" + "le"}) + tint(shade="deep")'
 FILES = {
     "stages/__init__.py": "",
     "stages/one.py": STAGE,
@@ -169,6 +198,18 @@ def test_a_table_reaches_the_entries_that_the_settings_choose(
     names = {"red", "blue", "green", "paint", "ink", "wash"}
     found = {item.removeprefix("lib.registry.") for item in reached(tmp_path, settings)}
     assert found & names == functions
+
+
+def test_constants_passed_as_a_keyword_only_parameter_choose(tmp_path: Path) -> None:
+    found = reached(tmp_path, {"kind": "dyed"})
+    assert {"lib.registry.SHADES.deep", "lib.registry.deepen"} <= found
+    assert not {"lib.registry.SHADES.pale", "lib.registry.fade"} & found
+
+
+@pytest.mark.parametrize("change", [PASSES_ANOTHER, PASSES_BY_PLACE, PASSES_A_DICTIONARY])
+def test_a_parameter_that_may_get_other_values_reaches_the_whole_table(tmp_path: Path, change: tuple[str, str]) -> None:
+    found = project(tmp_path, registry=change).reached("stages.one", {"kind": "dyed"})
+    assert {("lib.registry", "SHADES", "deep"), ("lib.registry", "SHADES", "pale")} <= {*found}
 
 
 SAME = {

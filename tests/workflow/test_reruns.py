@@ -96,9 +96,7 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     ),
     "gradient of one attack": (
         replace("purification/gradients.py", "leaf = purified.detach()", "leaf = 1.0 * purified.detach()"),
-        # the Jacobian's mode stands in its code, not in its settings: its hash covers every mode
-        {"attack_images ddpm_150 bpda", "purify_images ddpm_150", *JUDGED, *AUDITED, "render_figures_spectrum"}
-        | of("compute_jacobian", {"ddpm_150", "identity", "linear"}),
+        {"attack_images ddpm_150 bpda", "purify_images ddpm_150", *JUDGED, *AUDITED},
     ),
     "table": (replace("purification/reporting/tables.py", "first = t_star - 1", "first = -1 + t_star"), TABLED),
     "figure": (
