@@ -8,12 +8,25 @@ from typing import Any
 
 from torch import Tensor
 
-from purification.attacks import PGD, AttackResult, attack
+from purification.attacks import PGD, AttackResult, Problem, pgd_attack
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import Journal
 from purification.threat import ThreatModel
 from workflow_scripts.defences import noise_source
+
+
+def _options(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a class of settings; the randomness the attacker does not know is drawn anew in every step."""
+    known = {**settings, "redraw": settings["knowledge"] != "both"}
+    return {field.name: known[field.name] for field in fields(kind) if field.name in known}
+
+
+def _pgd(problem: Problem, settings: Mapping[str, Any], journal: Journal) -> AttackResult:
+    return pgd_attack(problem, PGD(**_options(PGD, settings)), journal)
+
+
+ATTACKS = {"pgd": _pgd}
 
 
 def run_attack(
@@ -28,14 +41,12 @@ def run_attack(
     journal: Journal,
 ) -> AttackResult:
     """One entry of `attacks`; knowledge "both" shares the fixed noise, "none" draws its own."""
-    seed, device, known = evaluation["seed"], evaluation["device"], settings["knowledge"] == "both"
-    options = {field.name: settings[field.name] for field in fields(PGD) if field.name in settings}
-    return attack(
+    seed, device = evaluation["seed"], evaluation["device"]
+    problem = Problem(
         defence, images, labels, ids,
         threat=ThreatModel(settings["norm"], settings["epsilon"]),
-        pgd=PGD(**options, redraw=not known),
-        source=noise_source(seed, "fixed" if known else "attack", dataset, device),
+        source=noise_source(seed, "fixed" if settings["knowledge"] == "both" else "attack", dataset, device),
         start=noise_source(seed, "start", dataset, device),
         memory=memory,
-        journal=journal,
     )  # fmt: skip
+    return ATTACKS[settings["kind"]](problem, settings, journal)

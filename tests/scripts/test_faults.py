@@ -39,7 +39,15 @@ SENTENCE = re.compile(r"expected .+, got .+ — .+")
 SCHEDULE = {"beta_start": 1e-4, "beta_end": 0.02, "train_steps": 1000}
 EVALUATION = {"seed": 0, "device": "cpu", "batch_size": 4, "subset": "test", "norm": "linf", "epsilon": 0.1}
 ATTACK = {
-    **{"knowledge": "both", "images": 2, "steps": 1, "step_size": 0.5, "random_start": False, "loss": "ce"},
+    **{
+        "kind": "pgd",
+        "knowledge": "both",
+        "images": 2,
+        "steps": 1,
+        "step_size": 0.5,
+        "random_start": False,
+        "loss": "ce",
+    },
     **{"gradient": "replay", "draws": 1, "select": "best", "stop_when_broken": True, "norm": "linf", "epsilon": 0.1},
 }
 

@@ -28,7 +28,15 @@ CLASSIFIER = {
 }
 EVALUATION = {"seed": 0, "device": "cpu", "batch_size": 4, "subset": "test", "norm": "linf", "epsilon": 0.1}
 ATTACK = {
-    **{"knowledge": "both", "images": 6, "steps": 2, "step_size": 0.5, "random_start": False, "loss": "ce"},
+    **{
+        "kind": "pgd",
+        "knowledge": "both",
+        "images": 6,
+        "steps": 2,
+        "step_size": 0.5,
+        "random_start": False,
+        "loss": "ce",
+    },
     **{"gradient": "replay", "draws": 1, "select": "best", "stop_when_broken": True, "norm": "linf", "epsilon": 0.1},
 }
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from purification.attacks import PGD, AttackResult, attack
+from purification.attacks import PGD, AttackResult, Problem, pgd_attack
 from purification.defence import Defence, margin
 from purification.models.denoisers import Denoiser
 from purification.noise import Noise, NoiseSource
@@ -60,7 +60,7 @@ class Setting:
         source = ATTACK if pgd.redraw else FIXED
         arguments: dict[str, Any] = {"source": source, "start": START, "memory": 0.0, **changes}
         threat = ThreatModel(norm, epsilon)
-        return attack(self.defence, self.images, self.labels, self.ids, threat=threat, pgd=pgd, **arguments)
+        return pgd_attack(Problem(self.defence, self.images, self.labels, self.ids, threat=threat, **arguments), pgd)
 
     def accuracy(self, adversarial: Tensor, source: NoiseSource = FIXED, draw: int = 0) -> float:
         return float((self.defence.predict(adversarial, self.ids, source, draw) == self.labels).double().mean())
@@ -354,11 +354,12 @@ def test_the_attack_is_checked_against_the_threat_model(linear: Setting) -> None
         def project(self, candidate: Tensor, images: Tensor) -> Tensor:
             return candidate
 
+    problem = Problem(
+        linear.defence, linear.images, linear.labels, linear.ids,
+        threat=Loose("linf", 0.05), source=FIXED, start=START, memory=0.0,
+    )  # fmt: skip
     with pytest.raises(ValueError, match=r"expected \|\|x' - x\|\|_linf <= 0\.05, got"):
-        attack(
-            linear.defence, linear.images, linear.labels, linear.ids,
-            threat=Loose("linf", 0.05), pgd=BASE, source=FIXED, start=START, memory=0.0,
-        )  # fmt: skip
+        pgd_attack(problem, BASE)
 
 
 @pytest.mark.parametrize("select", ["best", "last"])

@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from purification.attacks import PGD, AttackResult, attack
+from purification.attacks import PGD, AttackResult, Problem, pgd_attack
 from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal, State, restore
 from purification.noise import NoiseSource
@@ -87,10 +87,11 @@ def attacked(random_tensor: Numbers) -> Callable[..., AttackResult]:
     purifier = FunctionPurifier(lambda x, noise: x + 0.02 * noise.normal("own"))
 
     def run(pgd: PGD, journal: Journal = NO_JOURNAL, layout: torch.memory_format = torch.contiguous_format) -> Any:
-        return attack(
+        problem = Problem(
             Defence(purifier, classify, 4), images.to(memory_format=layout), labels, list(range(11)),
-            threat=ThreatModel("linf", 0.03), pgd=pgd, source=SOURCE, start=SOURCE, memory=0.0, journal=journal,
+            threat=ThreatModel("linf", 0.03), source=SOURCE, start=SOURCE, memory=0.0,
         )  # fmt: skip
+        return pgd_attack(problem, pgd, journal)
 
     return run
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from purification import statistics
-from purification.attacks import PGD, attack
+from purification.attacks import PGD, Problem, pgd_attack
 from purification.defence import Defence
 from purification.gradients import MODES, gradient
 from purification.measure import jacobian
@@ -102,7 +102,7 @@ def test_attacks(shape: Shape, entry: dict[str, Any], n: int, batch_size: int, n
     pgd = PGD(2, 0.5, not known, "margin", "replay", 1 if known else 2, not known, "best", known)
     source, start = (NoiseSource(0, role, shape) for role in ("fixed", "start"))
     threat, defence = ThreatModel(norm, EPSILON), defence_of(entry, shape, batch_size)
-    out = attack(defence, images, labels, ids, threat=threat, pgd=pgd, source=source, start=start, memory=1e6)
+    out = pgd_attack(Problem(defence, images, labels, ids, threat, source, start, 1e6), pgd)
     assert_finite(out.adversarial, (n, *shape))
     assert_finite(out.loss, (n,))
     threat.check(out.adversarial, images)
@@ -218,14 +218,11 @@ def test_statistics(n: int, draws: int, chosen: int, successes: int) -> None:
 def test_no_image_is_refused() -> None:
     shape = (1, 4, 4)
     images, source = torch.empty(0, *shape), NoiseSource(0, "fixed", shape)
-    defence, pgd = defence_of(ENTRIES[0], shape, 2), PGD(1, 1.0, False, "ce", "replay", 1, False, "best", False)
+    defence, threat = defence_of(ENTRIES[0], shape, 2), ThreatModel("linf", EPSILON)
     calls: list[Callable[[], Any]] = [
         lambda: defence.purify(images, [], source, 0),
-        lambda: attack(
-            *(defence, images, torch.empty(0, dtype=torch.int64), []),
-            threat=ThreatModel("linf", EPSILON), pgd=pgd, source=source, start=source, memory=1e6,
-        ),
-    ]  # fmt: skip
+        lambda: Problem(defence, images, torch.empty(0, dtype=torch.int64), [], threat, source, source, 1e6),
+    ]
     for call in calls:
         with pytest.raises(ValueError, match="expected at least one image, got none — raise"):
             call()

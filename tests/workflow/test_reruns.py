@@ -79,7 +79,7 @@ def of(rule: str, purifiers: set[str]) -> set[str]:
 CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "touched library module": (touch("purification/samplers.py"), set()),
     "touched stage": (touch("workflow_scripts/attack_images.py"), set()),
-    "comment in a library module": (append("purification/attacks.py", "\n# a comment\n"), set()),
+    "comment in a library module": (append("purification/attacks/pgd.py", "\n# a comment\n"), set()),
     "comment in the configuration": (append("config/default.yaml", "\n# a comment\n"), set()),
     "reordered configuration": (move_key_order, set()),
     "readme": (append("README.md", "\nmore\n"), set()),
@@ -134,7 +134,15 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     ),
 }
 OTHER_ATTACK = {
-    **{"knowledge": "none", "images": 5, "steps": 2, "step_size": 1.0, "random_start": True, "loss": "ce"},
+    **{
+        "kind": "pgd",
+        "knowledge": "none",
+        "images": 5,
+        "steps": 2,
+        "step_size": 1.0,
+        "random_start": True,
+        "loss": "ce",
+    },
     **{"gradient": "replay", "draws": 1, "select": "last", "stop_when_broken": False},
 }
 CONFIG: dict[str, tuple[dict[str, Any], set[str]]] = {

@@ -1,0 +1,96 @@
+"""Projected gradient descent through a defence, with fixed or averaged randomness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from purification.attacks.problem import AttackResult, Problem, Search, check_averaging, run, search_from
+from purification.journal import NO_JOURNAL, Journal
+
+SELECTIONS = ("best", "last")
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Settings of one attack (Madry et al. 2018; with draws > 1: EOT, Athalye et al. 2018).
+
+    steps, step_size   iterations and their length, in units of the budget epsilon
+    random_start       uniform point of the ball instead of the image itself
+    loss               "ce" or "margin"
+    gradient           mode of `gradients`
+    draws              noise draws averaged per step
+    redraw             fresh draws in every step (True) or the same ones (False: fixed randomness)
+    select             "best": the iterate with the highest averaged loss; "last"
+    stop_when_broken   leave an image alone once its only draw is misclassified (fixed randomness)
+    """
+
+    steps: int
+    step_size: float
+    random_start: bool
+    loss: str
+    gradient: str
+    draws: int
+    redraw: bool
+    select: str
+    stop_when_broken: bool
+
+    def __post_init__(self) -> None:
+        check_averaging(self)
+        if self.steps < 0:
+            raise ValueError(f"expected steps >= 0, got {self.steps}")
+        if self.select not in SELECTIONS:
+            raise ValueError(f"expected select to be one of {SELECTIONS}, got {self.select!r}")
+        if self.stop_when_broken and (self.redraw or self.draws != 1):
+            raise ValueError(
+                "expected stop_when_broken only with one fixed draw — stopping at a lucky draw of a random defence "
+                "reports chance as success; set draws: 1 and redraw: false, or stop_when_broken: false"
+            )
+
+
+@dataclass(frozen=True)
+class _Climb(Search):
+    """The search and the iterate chosen so far."""
+
+    best: Tensor
+    best_loss: Tensor
+    best_accuracy: Tensor
+    iteration: Tensor
+
+
+def _begin(x: Tensor) -> _Climb:
+    zeros = torch.zeros(len(x), device=x.device)
+    return _Climb(
+        **search_from(x), best=x.clone(), best_loss=zeros - torch.inf, best_accuracy=zeros + 1, iteration=zeros.long()
+    )
+
+
+def _ascend(at: _Climb, step: int, problem: Problem, pgd: PGD) -> None:
+    """Judge the iterate by its averages, keep it where it is the best so far, and go on to the next one."""
+    threat, active = problem.threat, at.active.nonzero().squeeze(1)
+    loss, gradient, accuracy = at.losses[active], at.slopes[active], at.accuracy[active]
+    broken = (accuracy == 0) & pgd.stop_when_broken
+    better = (loss > at.best_loss[active]) | broken | (pgd.select == "last")
+    chosen = active[better]
+    at.best[chosen] = at.x[chosen]
+    at.best_loss[chosen], at.best_accuracy[chosen] = loss[better], accuracy[better]
+    at.iteration[chosen] = step
+    at.active[active[broken]] = False
+    some = active[~broken]
+    if step < pgd.steps and len(some):
+        length = pgd.step_size * threat.epsilon
+        at.x[some] = threat.ascend(at.x[some], gradient[~broken], length, problem.images[some])
+
+
+def pgd_attack(problem: Problem, pgd: PGD, journal: Journal = NO_JOURNAL) -> AttackResult:
+    """PGD from the images themselves or from a random point of the ball."""
+    images = problem.images
+    x = images.clone()
+    if pgd.random_start:
+        x = problem.threat.random_start(problem.start(problem.ids).uniform("start"), images)
+    at = _begin(x)
+    run(problem, at, pgd, lambda state, step: _ascend(state, step, problem, pgd), pgd.steps + 1, journal)
+    problem.threat.check(at.best, images)
+    return AttackResult(at.best, at.best_loss, at.best_accuracy, at.iteration)
