@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from purification.guidance import Guidance, make_guidance
 from purification.models.denoisers import Denoiser
 from purification.noise import FORWARD, REVERSE, Noise
 from purification.samplers import CONTINUOUS, SAMPLERS, Step
@@ -69,6 +70,12 @@ def _clip(x0: Tensor, clip: str) -> Tensor:
     return clamped if clip == "clamp" else x0 + (clamped - x0).detach()
 
 
+def _diffused(u: Tensor, noise: Noise, alpha_bar: float, round_number: int) -> Tensor:
+    if alpha_bar == 1.0:
+        return u
+    return math.sqrt(alpha_bar) * u + math.sqrt(1.0 - alpha_bar) * noise.normal(FORWARD, round_number)
+
+
 @dataclass(frozen=True)
 class DiffusionPurifier:
     """Noise to t*, then a reverse sampler down to the data (DiffPure, Nie et al. 2022).
@@ -93,10 +100,7 @@ class DiffusionPurifier:
 
     def noised(self, images: Tensor, noise: Noise, alpha_bar: float) -> Tensor:
         """sqrt(abar) (2x - 1) + sqrt(1 - abar) eps with the forward noise of this draw."""
-        u = 2.0 * images - 1.0
-        if alpha_bar == 1.0:
-            return u
-        return math.sqrt(alpha_bar) * u + math.sqrt(1.0 - alpha_bar) * noise.normal(FORWARD)
+        return _diffused(2.0 * images - 1.0, noise, alpha_bar, 0)
 
     def start(self, images: Tensor, noise: Noise) -> Tensor:
         return self.noised(images, noise, self.start_alpha_bar)
@@ -118,25 +122,87 @@ class DiffusionPurifier:
         return images.clamp(0.0, 1.0) if self.clamp_output else images
 
 
-def diffusion(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
-    """Purifier of one `kind: diffusion` entry; t_star 0 is the identity."""
+@dataclass(frozen=True)
+class GuidedPurifier:
+    """Rounds of noising and denoising, each reverse step pulled by a guidance (GDMP, Wang et al. 2022).
+
+    u' = step(u) + v_t w_t g(u, x'), v_t the variance of the step, w_t g the weight and direction of the guidance.
+
+    inner      the purifier without guidance; its table holds the steps of all rounds
+    per_round  steps of one round; later rounds start from the last state, noised with forward noise of their own
+    variances  v_t of every step
+    """
+
+    inner: DiffusionPurifier
+    per_round: int
+    variances: tuple[float, ...]
+    guidance: Guidance
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.inner.table)
+
+    def start(self, images: Tensor, noise: Noise) -> Tensor:
+        return self.inner.start(images, noise)
+
+    def step(self, number: int, state: Tensor, images: Tensor, noise: Noise) -> Tensor:
+        if number and number % self.per_round == 0:
+            state = _diffused(state, noise, self.inner.start_alpha_bar, number // self.per_round)
+        out = self.inner.step(number, state, images, noise)
+        level = self.inner.table[number].level
+        if self.variances[number] == 0.0:
+            return out
+        weight = self.variances[number] * self.guidance.weight(level)
+        return out + weight * self.guidance.pull(state, images, level, noise, self.num_steps + number)
+
+    def finish(self, state: Tensor) -> Tensor:
+        return self.inner.finish(state)
+
+
+def _variances(table: tuple[Step, ...], variance: str) -> tuple[float, ...]:
+    """Variance of every step; of the last, which adds no noise, what "fixed_large" or "fixed_small" would give it."""
+    last = 1.0 - table[-1].level.alpha_bar if variance == "fixed_large" else 0.0
+    return (*(step.noise_weight**2 for step in table[:-1]), last)
+
+
+def _chain(settings: Mapping[str, Any], denoiser: Denoiser | None) -> DiffusionPurifier | None:
+    """Chain of one entry with a sampler; None for t_star 0."""
     if denoiser is None:
-        raise ValueError("expected a denoiser for a purifier of kind 'diffusion', got none — name one in the entry")
+        kind = settings["kind"]
+        raise ValueError(f"expected a denoiser for a purifier of kind {kind!r}, got none — name one in the entry")
     t_star, clip = settings["t_star"], settings["clip"]
     if clip not in CLIPS:
         raise ValueError(f"expected clip to be one of {CLIPS}, got {clip!r}")
     if t_star > denoiser.schedule.train_steps:
         raise ValueError(f"expected t_star <= {denoiser.schedule.train_steps} (the schedule's length), got {t_star}")
     if t_star == 0:
-        return FunctionPurifier(lambda images, noise: images)
-    options = {key: settings[key] for key in ("steps", "variance", "eta") if key in settings}
+        return None
+    options = {key: settings[key] for key in ("steps", "variance", "eta", "spacing") if key in settings}
     if clip != "none" and settings["sampler"] in CONTINUOUS:
         raise ValueError(
             f"expected clip 'none' with {settings['sampler']}, got {clip!r} — it has no data estimate to clip"
         )
     table = SAMPLERS[settings["sampler"]](denoiser.schedule, t_star=t_star, **options)
-    start = denoiser.schedule.level(t_star - 1).alpha_bar if settings["forward_noise"] else 1.0
+    index = settings.get("noise_index", t_star - 1)
+    start = denoiser.schedule.level(index).alpha_bar if settings["forward_noise"] else 1.0
     return DiffusionPurifier(denoiser, tuple(table), start, clip, settings["clamp_output"])
+
+
+def diffusion(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
+    """Purifier of one `kind: diffusion` entry; t_star 0 is the identity."""
+    return _chain(settings, denoiser) or _identity(settings, denoiser, shape, device)
+
+
+def guided(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
+    """Purifier of one `kind: guided` entry: its chain in `rounds`, every step pulled by its `guidance`."""
+    if settings["sampler"] != "ddpm":
+        raise ValueError(f"expected sampler 'ddpm' for a guided purifier, got {settings['sampler']!r} — change it")
+    chain = _chain(settings, denoiser)
+    if chain is None:
+        return _identity(settings, denoiser, shape, device)
+    variances = _variances(chain.table, settings["variance"]) * settings["rounds"]
+    rounds = replace(chain, table=chain.table * settings["rounds"])
+    return GuidedPurifier(rounds, len(chain.table), variances, make_guidance(settings["guidance"]))
 
 
 def _blur(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
@@ -168,6 +234,7 @@ def _python(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape
 
 KINDS: dict[str, Callable[[Mapping[str, Any], Denoiser | None, Shape, torch.device], Purifier]] = {
     "diffusion": diffusion,
+    "guided": guided,
     "identity": _identity,
     "constant": _constant,
     "blur": _blur,

@@ -42,17 +42,29 @@ def respaced_indices(t_star: int, steps: int) -> list[int]:
     return [round(k * t_star / steps) - 1 for k in range(steps, 0, -1)]
 
 
-def _transitions(schedule: Schedule, t_star: int, steps: int) -> list[tuple[Level, Level]]:
-    indices = [*respaced_indices(t_star, steps), -1]
+def leading_indices(t_star: int, steps: int) -> list[int]:
+    """Descending noise indices T-1, .., 0 of n steps from t* = T, both ends included (ADDT, arXiv 2404.14309)."""
+    if not 1 <= steps <= t_star:
+        raise ValueError(f"expected 1 <= steps <= t_star = {t_star}, got {steps} — lower steps or raise t_star")
+    if steps == 1:
+        return [t_star - 1]
+    return [round(k * (t_star - 1) / (steps - 1)) for k in range(steps - 1, -1, -1)]
+
+
+SPACINGS = {"trailing": respaced_indices, "leading": leading_indices}
+
+
+def _transitions(schedule: Schedule, t_star: int, steps: int, spacing: str) -> list[tuple[Level, Level]]:
+    indices = [*SPACINGS[spacing](t_star, steps), -1]
     return [(schedule.level(t), schedule.level(s)) for t, s in pairwise(indices)]
 
 
-def ddpm(schedule: Schedule, *, t_star: int, steps: int, variance: str) -> list[Step]:
+def ddpm(schedule: Schedule, *, t_star: int, steps: int, variance: str, spacing: str = "trailing") -> list[Step]:
     """Ancestral sampling (Ho et al. 2020); variance "fixed_large" (beta) or "fixed_small" (posterior)."""
     if variance not in VARIANCES:
         raise ValueError(f"expected variance to be one of {VARIANCES}, got {variance!r}")
     table = []
-    for t, s in _transitions(schedule, t_star, steps):
+    for t, s in _transitions(schedule, t_star, steps, spacing):
         alpha_ts = t.alpha_bar / s.alpha_bar
         beta_ts = 1.0 - alpha_ts
         posterior = (1.0 - s.alpha_bar) / (1.0 - t.alpha_bar)
@@ -69,10 +81,10 @@ def ddpm(schedule: Schedule, *, t_star: int, steps: int, variance: str) -> list[
     return table
 
 
-def ddim(schedule: Schedule, *, t_star: int, steps: int, eta: float) -> list[Step]:
+def ddim(schedule: Schedule, *, t_star: int, steps: int, eta: float, spacing: str = "trailing") -> list[Step]:
     """DDIM (Song et al. 2021); eta 0 is deterministic, eta 1 equals `ddpm` with "fixed_small"."""
     table = []
-    for t, s in _transitions(schedule, t_star, steps):
+    for t, s in _transitions(schedule, t_star, steps, spacing):
         posterior = (1.0 - s.alpha_bar) / (1.0 - t.alpha_bar)
         sigma = eta * math.sqrt(posterior * (1.0 - t.alpha_bar / s.alpha_bar))
         eps_weight = math.sqrt(max(1.0 - s.alpha_bar - sigma**2, 0.0))

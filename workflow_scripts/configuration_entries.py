@@ -10,6 +10,7 @@ from purification.samplers import SAMPLERS, Step
 from purification.schedule import Schedule
 
 DIGITS = 1797  # images of scikit-learn's digits
+WINDOW = 11  # pixels of a window of SSIM (purification.guidance)
 LEAST_SIGNAL = 1e-12  # alpha_bar at t*: below it the data estimate is numerical noise
 
 
@@ -87,6 +88,26 @@ def _attention_problems(key: str, network: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}.attention_head_dim: expected a divisor of {width} channels, got {head} — choose another"
 
 
+def _index_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    for name, entry in config["purifiers"].items():
+        longest = config["denoisers"].get(entry.get("denoiser"), {}).get("schedule", {}).get("train_steps", math.inf)
+        if entry.get("noise_index", 0) >= longest:
+            yield (
+                f"purifiers.{name}.noise_index: expected less than {longest} (its denoiser's train_steps), "
+                f"got {entry['noise_index']} — lower it"
+            )
+
+
+def _guidance_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    size = config["datasets"][config["dataset"]]["size"]
+    for name, entry in config["purifiers"].items():
+        if entry.get("guidance", {}).get("distance") == "ssim" and size < WINDOW:
+            yield (
+                f"purifiers.{name}.guidance.distance: expected mse for images smaller than {WINDOW}x{WINDOW}, "
+                f"got ssim and {size}x{size} — SSIM needs a window"
+            )
+
+
 def _is_finite(step: Step) -> bool:
     weights = (step.x0_weight, step.state_weight, step.eps_weight, step.noise_weight)
     return step.level.alpha_bar >= LEAST_SIGNAL and all(map(math.isfinite, weights))
@@ -99,7 +120,7 @@ def _sampler_problems(config: Mapping[str, Any]) -> Iterator[str]:
         schedule, t_star = schedules.get(entry.get("denoiser", "")), entry.get("t_star", 0)
         if schedule is None or not 0 < entry.get("steps", 1) <= t_star <= schedule.train_steps:
             continue
-        options = {key: entry[key] for key in ("steps", "variance", "eta") if key in entry}
+        options = {key: entry[key] for key in ("steps", "variance", "eta", "spacing") if key in entry}
         try:
             steps = SAMPLERS[entry["sampler"]](schedule, t_star=t_star, **options)
             usable = all(_is_finite(step) for step in steps)
@@ -118,4 +139,6 @@ def entry_problems(config: Mapping[str, Any]) -> Iterator[str]:
     yield from _training_problems(config)
     yield from _schedule_problems(config)
     yield from _network_problems(config)
+    yield from _index_problems(config)
+    yield from _guidance_problems(config)
     yield from _sampler_problems(config)

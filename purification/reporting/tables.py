@@ -204,9 +204,10 @@ def settings(rows: Rows) -> pd.DataFrame:
     records = []
     for name, entry in rows.settings["purifiers"].items():
         t_star = entry.get("t_star")
-        index = t_star - 1 if t_star and entry.get("forward_noise") else None
+        index = entry.get("noise_index", t_star - 1) if t_star and entry.get("forward_noise") else None
         first = t_star - 1 if t_star else None
-        records.append({"purifier": name, "noise_index": index, "first_denoise_index": first, **entry})
+        own = {key: value for key, value in entry.items() if key != "noise_index"}
+        records.append({"purifier": name, "noise_index": index, "first_denoise_index": first, **own})
     return pd.DataFrame(records)
 
 

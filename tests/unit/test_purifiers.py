@@ -308,3 +308,16 @@ def test_impossible_diffusion_settings_are_refused(
 def test_a_diffusion_purifier_needs_a_denoiser(diffusion: Diffusion) -> None:
     with pytest.raises(ValueError, match="expected a denoiser for a purifier of kind 'diffusion', got none"):
         diffusion(None)
+
+
+def test_the_image_is_noised_to_the_index_that_is_asked_for(
+    curved: Denoiser, diffusion: Diffusion, random_tensor: Numbers, fixed_noise: NoiseOf
+) -> None:
+    """t* = 100 is index 99 here and in DiffPure, 100 in the code of ADDT and ADBM, which denoises from 99."""
+    images, noise = random_tensor(2, 1, 8, 8), fixed_noise(2)
+    for options, index in (({}, 99), ({"noise_index": 100}, 100)):
+        purifier = diffusion(curved, **options)
+        alpha_bar = float(curved.schedule.alpha_bars[index])
+        expected = alpha_bar**0.5 * (2 * images - 1) + (1 - alpha_bar) ** 0.5 * noise.normal("forward")
+        torch.testing.assert_close(purifier.start(images, noise), expected)
+        assert purifier.table[0].level.position == 99

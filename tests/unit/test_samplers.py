@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purification.samplers import Step, ddim, ddpm, one_step, pf_ode, respaced_indices, vp_sde
+from purification.samplers import Step, ddim, ddpm, leading_indices, one_step, pf_ode, respaced_indices, vp_sde
 from purification.schedule import Level, Schedule
 
 MEAN, S2, X0 = 0.3, 0.25, 1.0
@@ -85,6 +85,30 @@ def test_respaced_indices_fall_from_t_star_minus_one_without_repetition(case: tu
     indices = respaced_indices(t_star, steps)
     assert len(indices) == steps and indices[0] == t_star - 1 and indices[-1] >= 0
     assert all(a > b for a, b in pairwise(indices))
+
+
+@pytest.mark.parametrize(("grid", "count"), [(10, 2), (20, 3), (50, 6), (100, 11), (1000, 101)])
+def test_leading_indices_are_those_of_addt(grid: int, count: int) -> None:
+    """diffusers' leading grid of `grid` steps, begun at entry round(.9 grid) - 1: always 100, down to 0."""
+    whole = [k * (1000 // grid) for k in range(grid - 1, -1, -1)]
+    expected = whole[round(0.9 * grid) - 1 :]
+    assert (expected[0], len(expected)) == (100, count)
+    assert leading_indices(101, count) == expected
+
+
+def test_leading_and_trailing_indices_begin_at_the_same_level() -> None:
+    assert leading_indices(50, 1) == respaced_indices(50, 1) == [49]
+    assert leading_indices(150, 5) == [149, 112, 74, 37, 0] and respaced_indices(150, 5)[0] == 149
+    with pytest.raises(ValueError, match="expected 1 <= steps <= t_star = 3, got 4"):
+        leading_indices(3, 4)
+
+
+def test_the_steps_of_adbm(schedule: Schedule) -> None:
+    """Five trailing steps from index 99 (Li et al. 2025); the image is noised to index 100."""
+    table = ddim(schedule, t_star=100, steps=5, eta=0.0)
+    assert [step.level.position for step in table] == [99, 79, 59, 39, 19]
+    leading = ddim(schedule, t_star=101, steps=2, eta=0.0, spacing="leading")
+    assert [step.level.position for step in leading] == [100, 0]
 
 
 @pytest.mark.parametrize(("t_star", "steps"), [(10, 11), (10, 0), (0, 1)])
