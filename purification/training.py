@@ -20,6 +20,7 @@ from purification.progress import track
 from purification.schedule import Schedule
 
 Network = TypeVar("Network", bound=nn.Module)
+Example = Callable[[int], tuple[Tensor, Tensor, Tensor]]
 
 
 def initialise(build: Callable[[], Network], seed: int) -> Network:
@@ -122,6 +123,36 @@ def sample_indices(rng: np.random.Generator, count: int, settings: Mapping[str, 
     return torch.from_numpy((rng.random(count) * high).astype(np.int64))
 
 
+def predict_noise(
+    network: Network, example: Example, settings: Mapping[str, Any], label: str, journal: Journal
+) -> tuple[Network, list[float]]:
+    """Mean squared error training of a diffusers-style network(u, position).sample on the examples of every step.
+
+    example(step) -> noisy images (B, C, H, W), their positions in the schedule (B,), the noise to predict (B, C, H, W)
+
+    Returns the exponential moving average of the network in evaluation mode and the loss per step.
+    """
+    ema = get_ema_multi_avg_fn(settings["ema"])  # type: ignore[no-untyped-call]
+    averaged = AveragedModel(network, multi_avg_fn=ema)
+    modules: dict[str, nn.Module] = {"network": network, "averaged": averaged}
+    saved = journal.load()
+    optimiser, rate = _optimiser(network, settings, len(saved.get("losses", ())))
+    losses = _resume(modules, optimiser, saved)
+    network.train()
+    for step in track(range(settings["steps"]), label, len(losses)):
+        noisy, positions, target = example(step)
+        loss = _finite(F.mse_loss(network(noisy, positions).sample, target), step)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(network.parameters(), settings["gradient_clip"])
+        optimiser.step()
+        rate.step()
+        averaged.update_parameters(network)
+        losses.append(loss.item())
+        journal.save(lambda: _state(modules, optimiser, losses))
+    return cast(Network, averaged.module).eval(), losses
+
+
 def train_denoiser(
     images: Tensor,
     network: Network,
@@ -135,29 +166,16 @@ def train_denoiser(
     images are in [0, 1]; returns the exponential moving average of the network and the loss per step.
     A training of the same arguments goes on from the state that `journal` kept, to the same bits.
     """
-    ema = get_ema_multi_avg_fn(settings["ema"])  # type: ignore[no-untyped-call]
-    averaged = AveragedModel(network, multi_avg_fn=ema)
-    modules: dict[str, nn.Module] = {"network": network, "averaged": averaged}
-    saved = journal.load()
-    optimiser, rate = _optimiser(network, settings, len(saved.get("losses", ())))
-    losses = _resume(modules, optimiser, saved)
     root = torch.from_numpy(np.sqrt(schedule.alpha_bars)).float()
     rest = torch.from_numpy(np.sqrt(1.0 - schedule.alpha_bars)).float()
-    network.train()
-    for step in track(range(settings["steps"]), "train denoiser", len(losses)):
+
+    def example(step: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = generator(seed, "training", "denoiser", step=step)
         chosen = torch.from_numpy(rng.integers(0, len(images), settings["batch_size"]))
         index = sample_indices(rng, len(chosen), settings, schedule.train_steps)
         u0 = 2.0 * images[chosen] - 1.0
         eps = torch.from_numpy(rng.standard_normal(u0.shape, dtype=np.float32))
         scale, noise_scale = root[index].view(-1, 1, 1, 1), rest[index].view(-1, 1, 1, 1)
-        loss = _finite(F.mse_loss(network(scale * u0 + noise_scale * eps, index).sample, eps), step)
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(network.parameters(), settings["gradient_clip"])
-        optimiser.step()
-        rate.step()
-        averaged.update_parameters(network)
-        losses.append(loss.item())
-        journal.save(lambda: _state(modules, optimiser, losses))
-    return cast(Network, averaged.module).eval(), losses
+        return scale * u0 + noise_scale * eps, index, eps
+
+    return predict_noise(network, example, settings, "train denoiser", journal)

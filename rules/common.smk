@@ -86,6 +86,11 @@ def purifier_settings(name):
     return entry
 
 
+def teacher_of(wildcards):
+    """Entry of the classifier that guides the training of a fine-tuned denoiser; none for the control."""
+    return None if config["denoisers"][wildcards.denoiser]["method"] == "none" else JUDGE["classifier"]
+
+
 def denoiser_of(wildcards):
     """Files of the network a purifier uses; none for purifiers without one."""
     entry = config["purifiers"][wildcards.purifier]

@@ -74,6 +74,37 @@ rule train_denoiser:
         "../workflow_scripts/train_denoiser.py"
 
 
+rule finetune_denoiser:
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+        base=lambda wildcards: model_files("denoisers", config["denoisers"][wildcards.denoiser]["base"]),
+        classifier=lambda wildcards: CLASSIFIER if teacher_of(wildcards) else [],
+    output:
+        config=f"{RESULTS}/models/denoisers/{{denoiser}}/{NETWORK_FILES[0]}",
+        weights=f"{RESULTS}/models/denoisers/{{denoiser}}/{NETWORK_FILES[1]}",
+        losses=f"{RESULTS}/models/denoisers/{{denoiser}}/losses.parquet",
+        record=f"{RESULTS}/models/denoisers/{{denoiser}}/training.json",
+        card=f"{RESULTS}/models/denoisers/{{denoiser}}/README.md",
+    log:
+        f"{RESULTS}/logs/finetune_denoiser/{{denoiser}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/finetune_denoiser/{{denoiser}}.tsv"
+    wildcard_constraints:
+        denoiser=one_of(name for name, entry in config["denoisers"].items() if entry["kind"] == "finetuned"),
+    conda:
+        "../envs/compute.yaml"
+    params:
+        settings=lookup("denoisers/{denoiser}", within=config),
+        classifier=lambda wildcards: teacher_of(wildcards),
+        seed=config["seed"],
+        code=lambda wildcards: code("finetune_denoiser", config["denoisers"][wildcards.denoiser], JUDGE),
+    message:
+        "Fine-tuning denoiser {wildcards.denoiser}"
+    script:
+        "../workflow_scripts/finetune_denoiser.py"
+
+
 rule fit_null_model:
     input:
         images=DATASET[0],

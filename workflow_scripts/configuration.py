@@ -43,6 +43,9 @@ def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
         yield "run.attacks", attack, config["attacks"]
         for name in names:
             yield f"run.attacks.{attack}", name, purifiers
+    for name, entry in config["denoisers"].items():
+        if "base" in entry:
+            yield f"denoisers.{name}.base", entry["base"], config["denoisers"]
     for name, entry in purifiers.items():
         if "denoiser" in entry:
             yield f"purifiers.{name}.denoiser", entry["denoiser"], config["denoisers"]

@@ -52,6 +52,22 @@ def _schedule_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}.training.low_below: expected at most {most}, got {low} — lower it"
 
 
+def _finetuning_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    denoisers = config["denoisers"]
+    for name, entry in denoisers.items():
+        if entry["kind"] != "finetuned" or entry["base"] not in denoisers:
+            continue
+        key, base, most = f"denoisers.{name}", denoisers[entry["base"]], entry["schedule"]["train_steps"]
+        if base["kind"] != "unet":
+            wanted = f"a denoiser of kind unet, got {entry['base']!r} of kind {base['kind']}"
+            yield f"{key}.base: expected {wanted} — its network is what training goes on from"
+        elif base["schedule"] != entry["schedule"]:
+            yield f"{key}.schedule: expected that of its base {entry['base']!r}, got another — write the same"
+        start = entry["training"].get("start", [1, 1])
+        if not start[0] <= start[1] <= most:
+            yield f"{key}.training.start: expected two numbers in order up to {most}, got {start} — exchange or lower"
+
+
 def _network_problems(config: Mapping[str, Any]) -> Iterator[str]:
     size = config["datasets"][config["dataset"]]["size"]
     for name, entry in config["denoisers"].items():
@@ -138,6 +154,7 @@ def entry_problems(config: Mapping[str, Any]) -> Iterator[str]:
     yield from _dataset_problems(config)
     yield from _training_problems(config)
     yield from _schedule_problems(config)
+    yield from _finetuning_problems(config)
     yield from _network_problems(config)
     yield from _index_problems(config)
     yield from _guidance_problems(config)

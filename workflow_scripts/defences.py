@@ -67,6 +67,16 @@ def load_twins(
     return twins
 
 
+def load_judge(
+    chosen: Mapping[str, Any], files: Sequence[str], dataset: Dataset, device: str, dtype: torch.dtype
+) -> Classifier:
+    """The classifier of an entry: trained, from its files, or a user's."""
+    place = torch.device(device)
+    if chosen["kind"] == "python":
+        return own_classifier(chosen, dataset.shape, dataset.num_classes, place)
+    return load_classifier(Path(files[0]).parent, place, dtype)
+
+
 def load_defence(
     entry: Mapping[str, Any],
     inputs: Any,
@@ -76,12 +86,8 @@ def load_defence(
 ) -> Defence:
     """The purifier of an entry in front of the classifier whose entry is settings["classifier"]."""
     purifier = load_purifier(entry, inputs.denoiser, dataset, settings["device"], dtype)
-    place, chosen = torch.device(settings["device"]), settings["classifier"]
-    if chosen["kind"] == "python":
-        classifier: Classifier = own_classifier(chosen, dataset.shape, dataset.num_classes, place)
-    else:
-        classifier = load_classifier(Path(inputs.classifier[0]).parent, place, dtype)
-    return Defence(purifier, classifier, settings["batch_size"])
+    judge = load_judge(settings["classifier"], inputs.classifier, dataset, settings["device"], dtype)
+    return Defence(purifier, judge, settings["batch_size"])
 
 
 def noise_source(seed: int, role: str, dataset: Dataset, device: str) -> NoiseSource:

@@ -22,6 +22,32 @@ GUIDANCE = {"guide": "image", "distance": "mse", "reference": "noised", "scale":
 GUIDED = {**DEFAULT["purifiers"]["ddpm_25"], "kind": "guided", "rounds": 2, "guidance": GUIDANCE}
 
 
+TRAINING = {
+    "steps": 10,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.0,
+    "warmup": 1,
+    "gradient_clip": 1.0,
+    "ema": 0.9,
+}
+LOW = {"low_fraction": 0.5, "low_below": 200}
+BALL = {"iterations": 3, "epsilon": 0.1, "step_size": 1.0}
+ADDT = {"iterations": 5, "objective": "class", "mapping": "ranks", "mix": "preserving", "strength": 0.1, "limit": 0.3}
+TUNED = {
+    "kind": "finetuned",
+    "base": "unet",
+    "schedule": DEFAULT["denoisers"]["unet"]["schedule"],
+    "method": "none",
+    "levels": "discrete",
+    "training": {**TRAINING, **LOW},
+}
+
+
+def denoiser(**changes: Any) -> dict[str, Any]:
+    return {"denoisers": {"mine": {**TUNED, **changes}}}
+
+
 def purifier(base: dict[str, Any], *without: str, **changes: Any) -> dict[str, Any]:
     entry = {key: value for key, value in {**base, **changes}.items() if key not in without}
     return {"purifiers": {"mine": entry}}
@@ -53,8 +79,37 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {**purifier(GUIDED, guidance={**GUIDANCE, "distance": "ssim"}), "datasets": {"digits": {"size": 8}}},
         "purifiers.mine.guidance.distance: expected mse for images smaller than 11x11",
     ),
+    "unknown base": (denoiser(base="unit"), "denoisers.mine.base: expected a known name, got 'unit'"),
+    "base without a network": (denoiser(base="gaussian"), "denoisers.mine.base: expected a denoiser of kind unet"),
+    "schedule of another": (
+        denoiser(schedule={**TUNED["schedule"], "beta_end": 0.01}),
+        "denoisers.mine.schedule: expected that of its base 'unet'",
+    ),
+    "unknown method": (denoiser(method="adtd"), "denoisers.mine.method: expected one of none, addt, linf_addt, adbm"),
+    "control with an adversary": (denoiser(adversary=ADDT), "denoisers.mine.adversary: expected no such key"),
+    "method without an adversary": (denoiser(method="addt"), "denoisers.mine.adversary: expected"),
+    "adversary of another method": (
+        denoiser(method="addt", adversary=BALL),
+        "denoisers.mine.adversary.epsilon: expected a known key",
+    ),
+    "levels of another method": (
+        denoiser(method="adbm", adversary=BALL),
+        "denoisers.mine.training.start: expected",
+    ),
+    "starts in disorder": (
+        denoiser(method="adbm", adversary=BALL, training={**TRAINING, "start": [200, 100]}),
+        "denoisers.mine.training.start: expected two numbers in order",
+    ),
+    "warmup too long": (
+        denoiser(training={**TRAINING, **LOW, "warmup": 11}),
+        "denoisers.mine.training.warmup: expected at most steps = 10",
+    ),
 }
 GOOD = {
+    "control": denoiser(),
+    "ADDT": denoiser(method="addt", adversary=ADDT),
+    "Linf-ADDT": denoiser(method="linf_addt", adversary={**BALL, "limit": 10.0}),
+    "ADBM": denoiser(method="adbm", adversary=BALL, training={**TRAINING, "start": [100, 200]}),
     "guided": purifier(GUIDED),
     "ssim": purifier(GUIDED, guidance={**GUIDANCE, "distance": "ssim"}),
     "ADBM's indices": purifier(DEFAULT["purifiers"]["ddim_100"], noise_index=100),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from purification.attacks import PGD, AttackResult, Problem, pgd_attack
 from purification.defence import Defence
+from purification.finetuning import finetune_denoiser
 from purification.journal import NO_JOURNAL, Journal, State, restore
 from purification.noise import NoiseSource
 from purification.progress import track
@@ -124,10 +125,18 @@ def train(random_tensor: Numbers, schedule: Schedule, unet_config: dict[str, Any
         settings = {**DENOISER, "warmup": warmup, "low_fraction": 0.5, "low_below": 200}
         return train_denoiser(images, network, schedule, settings, 0, journal)
 
-    return {"classifier": classifier, "denoiser": denoiser}
+    def finetuned(journal: Journal, warmup: int = 2) -> Any:
+        network = initialise(lambda: UNet2DModel(**unet_config), 0)
+        training = {**DENOISER, "warmup": warmup, "start": [100, 200]}
+        adversary = {"epsilon": 0.1, "step_size": 1.0, "iterations": 1}
+        settings = {"method": "adbm", "levels": "discrete", "training": training, "adversary": adversary}
+        judge = initialise(lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)), 1)
+        return finetune_denoiser(images, labels, network, schedule, judge, settings, 0, journal)
+
+    return {"classifier": classifier, "denoiser": denoiser, "finetuned": finetuned}
 
 
-@pytest.mark.parametrize("which", ["classifier", "denoiser"])
+@pytest.mark.parametrize("which", ["classifier", "denoiser", "finetuned"])
 @pytest.mark.parametrize("warmup", [0, 2, 4])
 def test_an_interrupted_training_gives_the_same_bits(
     train: dict[str, Callable[..., Any]], which: str, warmup: int

@@ -1,0 +1,59 @@
+"""Fine-tune a trained denoiser with a method that makes its examples adversarial, or without one as their control."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from diffusers import UNet2DModel
+
+from purification.data import Dataset
+from purification.finetuning import evaluations, finetune_denoiser
+from purification.journal import NO_JOURNAL, Journal
+from purification.models.classifiers import Classifier
+from purification.schedule import Schedule
+from workflow_scripts.datasets import read_dataset
+from workflow_scripts.defences import load_judge
+from workflow_scripts.job import job, logger, replacing_in, write_rows
+from workflow_scripts.journal import resuming
+from workflow_scripts.model_cards import training_record, write_card
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def run(
+    dataset: Dataset, settings: Mapping[str, Any], base: Path, judge: Classifier | None, seed: int, *,
+    name: str, folder: Path, losses: Path, record: Path, card: Path, journal: Journal = NO_JOURNAL,
+) -> None:  # fmt: skip
+    images, labels, _ = dataset.take("train")
+    network = UNet2DModel.from_pretrained(base)
+    table = Schedule(**settings["schedule"])
+    averaged, loss = finetune_denoiser(images, labels, network, table, judge, settings, seed, journal)
+    logger.info("loss %.4f in the first step, %.4f in the last", loss[0], loss[-1])
+    with replacing_in(folder) as temporary:
+        averaged.save_pretrained(temporary)
+    write_rows(pd.DataFrame({"step": range(len(loss)), "loss": loss}), losses)
+    passes = evaluations(settings)
+    facts = training_record(images, labels, settings, seed, loss, network.num_parameters(), passes)
+    write_card(name, {**facts, "base": settings["base"]}, record=record, card=card)
+
+
+if __name__ == "__main__":
+    with job(snakemake), resuming(snakemake) as kept:
+        data = read_dataset(snakemake.input.images, snakemake.input.subsets)
+        chosen = snakemake.params.classifier
+        run(
+            data,
+            snakemake.params.settings,
+            Path(snakemake.input.base[0]).parent,
+            load_judge(chosen, snakemake.input.classifier, data, "cpu", torch.float32) if chosen else None,
+            snakemake.params.seed,
+            name=snakemake.wildcards.denoiser,
+            folder=Path(snakemake.output.config).parent,
+            losses=snakemake.output.losses,
+            record=snakemake.output.record,
+            card=snakemake.output.card,
+            journal=kept,
+        )
