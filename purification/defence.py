@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +34,15 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "m
 
 @dataclass(frozen=True)
 class Defence:
-    """purifier and classifier, both frozen; all methods take images (n, C, H, W) and their dataset indices."""
+    """purifier and classifier, both frozen; all methods take images (n, C, H, W) and their dataset indices.
+
+    surrogate   purifier of fewer steps, for the gradient mode of that name; nothing else looks at it
+    """
 
     purifier: Purifier
     classifier: Classifier
     batch_size: int
+    surrogate: Purifier | None = None
 
     def purify(self, images: Tensor, ids: Sequence[int], source: NoiseSource, draw: int) -> Tensor:
         """Purified images at one draw."""
@@ -77,6 +82,7 @@ class Defence:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Per-image loss (n,), its gradient at the images (n, C, H, W), and predicted labels (n,), at one draw."""
         values, gradients, predictions = [], [], []
+        options: dict[str, Any] = {"surrogate": self.surrogate} if mode == "surrogate" else {}
         for block, valid in batches(range(len(images)), self.batch_size):
             logits: list[Tensor] = []
 
@@ -85,7 +91,7 @@ class Defence:
                 return LOSSES[loss](logits[-1], labels[block])
 
             noise = source([ids[i] for i in block], draw)
-            out = gradient(self.purifier, images[block], noise, objective, mode=mode, kept_steps=kept_steps)
+            out = gradient(self.purifier, images[block], noise, objective, mode=mode, kept_steps=kept_steps, **options)
             values.append(out.values[:valid])
             gradients.append(out.gradient[:valid])
             predictions.append(logits[-1].detach().argmax(dim=1)[:valid])

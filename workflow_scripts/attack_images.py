@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
-from workflow_scripts.attacking import run_attack
+from workflow_scripts.attacking import attacked, run_attack
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_defence, write_adversarial
 from workflow_scripts.job import job, logger
@@ -36,11 +36,13 @@ def attack_images(
 if __name__ == "__main__":
     with job(snakemake), resuming(snakemake) as kept:
         data = read_dataset(snakemake.input.images, snakemake.input.subsets)
+        entry, settings, evaluation = snakemake.params.purifier, snakemake.params.settings, snakemake.params.evaluation
+        whole = load_defence(entry, snakemake.input, data, evaluation)
         attack_images(
             data,
-            load_defence(snakemake.params.purifier, snakemake.input, data, snakemake.params.evaluation),
-            snakemake.params.settings,
-            snakemake.params.evaluation,
+            attacked(whole, entry, settings, snakemake.input, data, evaluation["device"]),
+            settings,
+            evaluation,
             snakemake.config["memory_bytes"],
             output=snakemake.output[0],
             journal=kept,

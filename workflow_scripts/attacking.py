@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +13,20 @@ from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import Journal
 from purification.threat import ThreatModel
-from workflow_scripts.defences import noise_source
+from workflow_scripts.defences import load_purifier, noise_source
+
+
+def attacked(
+    defence: Defence, entry: Mapping[str, Any], settings: Mapping[str, Any], inputs: Any, dataset: Dataset, device: str
+) -> Defence:
+    """The defence as an attack sees it: with the surrogate that its gradient is taken from, if it takes one.
+
+    entry   of the purifier; a purifier without steps is its own surrogate
+    """
+    if settings.get("gradient") != "surrogate":
+        return defence
+    cheaper = {**entry, "steps": settings["surrogate_steps"]} if "steps" in entry else entry
+    return replace(defence, surrogate=load_purifier(cheaper, inputs.denoiser, dataset, device))
 
 
 def _options(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What is wrong with a configuration, found before anything runs: what the schema refuses, names, contradictions."""
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -115,6 +116,18 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _surrogate_problems(config: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    if ("surrogate_steps" in entry) != (entry.get("gradient") == "surrogate"):
+        wanted = "a number of steps with gradient surrogate and none without it"
+        got = f"{entry.get('surrogate_steps', 'none')} with {entry.get('gradient', 'no gradient')}"
+        yield f"attacks.{name}.surrogate_steps: expected {wanted}, got {got} — add or remove it"
+    for purifier in config["run"]["attacks"].get(name, []) if "surrogate_steps" in entry else []:
+        steps = config["purifiers"][purifier].get("steps", math.inf)
+        if entry["surrogate_steps"] > steps:
+            had = f"got {entry['surrogate_steps']} — lower it, a surrogate is cheaper than what it stands for"
+            yield f"attacks.{name}.surrogate_steps: expected at most the {steps} steps of {purifier}, {had}"
+
+
 def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for name, entry in config["attacks"].items():
         if entry["stop_when_broken"] and (entry["knowledge"] != "both" or entry["draws"] != 1):
@@ -122,6 +135,7 @@ def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
                 f"attacks.{name}.stop_when_broken: expected false unless knowledge is both and draws is 1, got true — "
                 "stopping at a lucky draw of a random defence reports chance as success"
             )
+        yield from _surrogate_problems(config, name, entry)
         if name == config["base_attack"] and entry["knowledge"] != "both":
             yield f"attacks.{name}.knowledge: expected both, got {entry['knowledge']!r} — it is the base attack"
 

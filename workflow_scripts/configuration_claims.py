@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+EXACT = ("replay", "autograd")  # gradient modes that are no approximation
 ROWS = ("clean", "random", "transfer")  # names of rows that are no attack on the purifier (purify_images)
 
 
@@ -34,8 +35,8 @@ def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}: expected an attack beside {', '.join(ROWS)}, got {name!r} — its rows would be lost"
     if base in config["run"]["attacks"]:
         yield f"run.attacks.{base}: expected attacks beside base_attack, got it again — remove it, it runs everywhere"
-    if attacks[base]["gradient"] == "bpda":
-        yield f"attacks.{base}.gradient: expected replay or autograd, got 'bpda' — the base attack must be exact"
+    if (mode := attacks[base]["gradient"]) not in EXACT:
+        yield f"attacks.{base}.gradient: expected replay or autograd, got {mode!r} — the base attack must be exact"
     for name, key, wanted in (("eot", "knowledge", "none"), ("bpda", "gradient", "bpda")):
         if name in attacks and attacks[name][key] != wanted:
             yield f"attacks.{name}.{key}: expected {wanted}, got {attacks[name][key]!r} — the claims rely on the name"

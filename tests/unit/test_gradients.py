@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from purification.gradients import Gradient, gradient, steps_within
-from purification.models.denoisers import Denoiser
+from purification.gradients import MODES, Gradient, gradient, steps_within
+from purification.models.denoisers import Denoiser, Epsilon
 from purification.noise import Noise
 from purification.purifiers import FunctionPurifier, Purifier, make_purifier, purify
+from purification.schedule import Schedule
 
 SHAPE = (1, 4, 4)
 Diffusion = Callable[..., Purifier]
@@ -56,6 +58,22 @@ class Detached(Guided):
 
 
 @dataclass(frozen=True)
+class Adding(Guided):
+    """Steps that add a function of the image to the state."""
+
+    def step(self, number: int, state: Tensor, images: Tensor, noise: Noise) -> Tensor:
+        return state + 0.1 * images.square() + 0.05 * noise.normal("reverse", number)
+
+
+@dataclass(frozen=True)
+class Cutting(Guided):
+    """The second step forgets where its state came from."""
+
+    def step(self, number: int, state: Tensor, images: Tensor, noise: Noise) -> Tensor:
+        return state.detach() if number == 1 else torch.sin(state)
+
+
+@dataclass(frozen=True)
 class Recorder:
     """A purifier that writes down the noise each of its steps received."""
 
@@ -85,6 +103,12 @@ def objective(purified: Tensor) -> Tensor:
 
 def differentiate(purifier: Purifier, images: Tensor, noise: Noise, mode: str, kept_steps: int = 0) -> Gradient:
     return gradient(purifier, images, noise, objective, mode=mode, kept_steps=kept_steps)
+
+
+def approximate(executed: Purifier, cheaper: Purifier, images: Tensor, noise: Noise, kept_steps: int = 0) -> Tensor:
+    """Surrogate gradient."""
+    out = gradient(executed, images, noise, objective, mode="surrogate", kept_steps=kept_steps, surrogate=cheaper)
+    return out.gradient
 
 
 def central_differences(purifier: Purifier, images: Tensor, noise: Noise, step: float = 1e-6) -> Tensor:
@@ -172,8 +196,11 @@ def test_values_and_purified_images_are_those_of_the_executed_chain(
 ) -> None:
     noise = fixed_noise(3, *SHAPE, dtype=torch.float64)
     expected = purify(purifier, images, noise)
-    for mode in ("autograd", "replay", "bpda"):
-        out = differentiate(purifier, images, noise, mode)
+    cheaper = {"surrogate": Guided(num_steps=2)}
+    for mode in MODES:
+        out = gradient(
+            purifier, images, noise, objective, mode=mode, kept_steps=0, **(cheaper if mode == "surrogate" else {})
+        )
         assert torch.equal(out.purified, expected) and torch.equal(out.values, objective(expected))
         assert not out.values.requires_grad and not out.gradient.requires_grad and not out.purified.requires_grad
 
@@ -196,8 +223,9 @@ def test_bpda_takes_the_derivative_of_the_identity(purifier: Purifier, images: T
 
 def test_all_modes_agree_on_the_identity(images: Tensor, fixed_noise: NoiseOf) -> None:
     identity, noise = FunctionPurifier(lambda x, noise: x), fixed_noise(3, *SHAPE, dtype=torch.float64)
-    outs = [differentiate(identity, images, noise, mode).gradient for mode in ("autograd", "replay", "bpda")]
-    assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+    outs = [differentiate(identity, images, noise, mode).gradient for mode in ("autograd", "replay", "bpda", "adjoint")]
+    outs.append(approximate(identity, identity, images, noise))
+    assert all(torch.equal(outs[0], other) for other in outs[1:])
 
 
 def test_bpda_misses_the_gradient_of_a_chain(
@@ -227,7 +255,7 @@ def test_replay_visits_every_step_with_the_noise_of_the_first_pass(
 
 
 @pytest.mark.usefixtures("global_random_state")
-@pytest.mark.parametrize("mode", ["autograd", "replay", "bpda"])
+@pytest.mark.parametrize("mode", ["autograd", "replay", "bpda", "adjoint"])
 def test_differentiating_leaves_images_and_the_global_random_state_alone(
     curved: Denoiser, diffusion: Diffusion, images: Tensor, fixed_noise: NoiseOf, mode: str
 ) -> None:
@@ -237,8 +265,126 @@ def test_differentiating_leaves_images_and_the_global_random_state_alone(
 
 
 def test_an_unknown_mode_is_refused(images: Tensor, fixed_noise: NoiseOf) -> None:
-    with pytest.raises(ValueError, match=r"expected a gradient mode among .*'replay'.*, got 'adjoint'"):
-        differentiate(Guided(), images, fixed_noise(3, *SHAPE), "adjoint")
+    with pytest.raises(ValueError, match=r"expected a gradient mode among .*'replay'.*, got 'exact'"):
+        differentiate(Guided(), images, fixed_noise(3, *SHAPE), "exact")
+
+
+# --- approximations: surrogate and adjoint
+
+
+def error_of(approximation: Tensor, exact: Tensor) -> float:
+    return float((approximation - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=lambda c: "-".join(map(str, c.values())))
+@pytest.mark.parametrize("kept_steps", [0, 2, 100])
+def test_a_surrogate_of_as_many_steps_is_exact(
+    chain: dict[str, Any], curved: Denoiser, diffusion: Diffusion, images: Tensor, fixed_noise: NoiseOf, kept_steps: int
+) -> None:
+    noise = fixed_noise(3, *SHAPE, dtype=torch.float64)
+    executed, other = diffusion(curved, **chain), diffusion(curved, **chain)
+    exact = differentiate(executed, images, noise, "replay", kept_steps).gradient
+    assert torch.equal(approximate(executed, other, images, noise, kept_steps), exact)
+
+
+def test_a_surrogate_of_fewer_steps_has_its_own_gradient(
+    curved: Denoiser, diffusion: Diffusion, images: Tensor, fixed_noise: NoiseOf
+) -> None:
+    noise = fixed_noise(3, *SHAPE, dtype=torch.float64)
+    executed, cheaper = diffusion(curved, steps=6), diffusion(curved, steps=3)
+    exact = differentiate(executed, images, noise, "replay").gradient
+    surrogate = approximate(executed, cheaper, images, noise)
+    assert torch.equal(surrogate, differentiate(cheaper, images, noise, "autograd").gradient)
+    assert 0.01 < error_of(surrogate, exact) < 1
+
+
+@pytest.mark.parametrize(("mode", "given"), [("surrogate", "none"), ("replay", "one")])
+def test_a_surrogate_goes_with_its_mode_only(images: Tensor, fixed_noise: NoiseOf, mode: str, given: str) -> None:
+    surrogate = Guided() if given == "one" else None
+    with pytest.raises(ValueError, match=f"exactly with mode 'surrogate', got {given} with '{mode}'"):
+        gradient(Guided(), images, fixed_noise(3, *SHAPE), objective, mode=mode, kept_steps=0, surrogate=surrogate)
+
+
+@pytest.mark.parametrize("sampler", ["pf_ode", "vp_sde", "ddpm", "ddim"])
+def test_the_adjoint_of_a_chain_with_constant_derivatives_is_exact(
+    isotropic: Callable[[float, float], Epsilon],
+    schedule: Schedule,
+    diffusion: Diffusion,
+    images: Tensor,
+    fixed_noise: NoiseOf,
+    sampler: str,
+) -> None:
+    """With Gaussian data every step is affine: it does not matter at which state its derivative is taken."""
+    purifier = diffusion(Denoiser(isotropic(0.3, 0.25), schedule), sampler=sampler, eta=0.5)
+    noise = fixed_noise(3, *SHAPE, dtype=torch.float64)
+    exact, adjoint = (differentiate(purifier, images, noise, mode).gradient for mode in ("replay", "adjoint"))
+    torch.testing.assert_close(adjoint, exact, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("sampler", ["pf_ode", "vp_sde"])
+def test_the_adjoint_converges_with_the_steps_and_is_wrong_with_few(
+    curved: Denoiser, diffusion: Diffusion, images: Tensor, fixed_noise: NoiseOf, sampler: str
+) -> None:
+    noise, errors = fixed_noise(3, *SHAPE, dtype=torch.float64), []
+    for steps in (5, 25, 100):
+        purifier = diffusion(curved, sampler=sampler, t_star=300, steps=steps)
+        exact, adjoint = (differentiate(purifier, images, noise, mode).gradient for mode in ("replay", "adjoint"))
+        errors.append(error_of(adjoint, exact))
+    assert errors[0] > 0.05 and errors[0] > 3 * errors[1] > 9 * errors[2] and errors[2] < 0.02
+
+
+def test_the_error_of_the_adjoint_halves_when_the_steps_double(
+    curved: Denoiser, diffusion: Diffusion, images: Tensor, fixed_noise: NoiseOf
+) -> None:
+    noise, errors = fixed_noise(3, *SHAPE, dtype=torch.float64), []
+    for steps in (25, 50, 100):
+        purifier = diffusion(curved, sampler="pf_ode", t_star=300, steps=steps)
+        exact, adjoint = (differentiate(purifier, images, noise, mode).gradient for mode in ("replay", "adjoint"))
+        errors.append(error_of(adjoint, exact))
+    assert [a / b for a, b in pairwise(errors)] == pytest.approx([2, 2], rel=0.15)
+
+
+def test_the_adjoint_is_the_exact_one_of_a_chain_whose_states_it_finds_again(
+    images: Tensor, fixed_noise: NoiseOf
+) -> None:
+    """Steps that only add what they read from the image: subtracting it again gives the very same states."""
+    noise = fixed_noise(3, *SHAPE, dtype=torch.float64)
+    exact, adjoint = (differentiate(Adding(), images, noise, mode).gradient for mode in ("autograd", "adjoint"))
+    torch.testing.assert_close(adjoint, exact, rtol=1e-12, atol=1e-14)
+
+
+def test_the_adjoint_of_a_guided_chain_includes_the_guidance(images: Tensor, fixed_noise: NoiseOf) -> None:
+    """All of the gradient of a chain that starts from noise comes through the image that its steps read."""
+    noise = fixed_noise(3, *SHAPE, dtype=torch.float64)
+    exact, adjoint = (differentiate(Detached(), images, noise, mode).gradient for mode in ("autograd", "adjoint"))
+    assert 1e-3 < error_of(adjoint, exact) < 0.5
+
+
+def test_the_adjoint_does_not_mix_the_images_of_a_batch(
+    curved: Denoiser, diffusion: Diffusion, images: Tensor, fixed_noise: NoiseOf
+) -> None:
+    noise, changed = fixed_noise(3, *SHAPE, dtype=torch.float64), images.clone()
+    changed[1] = 0.5
+    whole, after = (differentiate(diffusion(curved), x, noise, "adjoint").gradient for x in (images, changed))
+    assert torch.equal(after[[0, 2]], whole[[0, 2]]) and not torch.equal(after[1], whole[1])
+
+
+@pytest.mark.parametrize("mode", ["replay", "adjoint"])
+def test_a_step_that_cuts_the_derivative_contributes_nothing(images: Tensor, fixed_noise: NoiseOf, mode: str) -> None:
+    noise = fixed_noise(3, *SHAPE, dtype=torch.float64)
+    assert torch.equal(differentiate(Cutting(), images, noise, mode).gradient, torch.zeros_like(images))
+
+
+@pytest.mark.parametrize("mode", ["autograd", "replay", "adjoint"])
+def test_a_purifier_without_a_derivative_is_refused_and_bpda_goes_through_it(
+    images: Tensor, fixed_noise: NoiseOf, mode: str
+) -> None:
+    opaque, noise = FunctionPurifier(lambda x, noise: x.detach().round()), fixed_noise(3, *SHAPE, dtype=torch.float64)
+    with pytest.raises(ValueError, match="without a derivative — attack it with gradient: bpda"):
+        differentiate(opaque, images, noise, mode)
+    with pytest.raises(ValueError, match="without a derivative — attack it with gradient: bpda"):
+        approximate(opaque, opaque, images, noise)
+    assert float(differentiate(opaque, images, noise, "bpda").gradient.abs().amax()) > 0
 
 
 # --- memory

@@ -23,6 +23,7 @@ from workflow_scripts.configuration_files import file_problems
 DEFAULT = yaml.safe_load((ROOT / "config" / "default.yaml").read_text())
 SENTENCE = re.compile(r"[^:]+: expected .+, got .+ — .+")
 NETWORK = "denoisers.unet.network"
+SURROGATE = {**DEFAULT["attacks"]["bpda"], "gradient": "surrogate"}
 
 
 def entry(key: str, **changes: Any) -> dict[str, Any]:
@@ -254,6 +255,22 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "lucky stop": (entry("attacks.eot", stop_when_broken=True), "attacks.eot.stop_when_broken: expected false unless"),
     "base attack without knowledge": ({"base_attack": "eot"}, "attacks.eot.knowledge: expected both"),
     "base attack without its gradient": ({"base_attack": "bpda"}, "attacks.bpda.gradient: expected replay or autograd"),
+    "base attack with an approximation": (
+        entry("attacks.fixed", gradient="adjoint"),
+        "attacks.fixed.gradient: expected replay or autograd, got 'adjoint'",
+    ),
+    "surrogate without its steps": (
+        entry("attacks.bpda", gradient="surrogate"),
+        "attacks.bpda.surrogate_steps: expected a number of steps with gradient surrogate and none without it, got",
+    ),
+    "steps of no surrogate": (
+        entry("attacks.eot", surrogate_steps=2),
+        "attacks.eot.surrogate_steps: expected a number of steps with gradient surrogate and none without it, got 2",
+    ),
+    "surrogate that is not cheaper": (
+        {"attacks": {"cheap": {**SURROGATE, "surrogate_steps": 9}}, **entry("run.attacks", cheap=["ddpm_150"])},
+        "attacks.cheap.surrogate_steps: expected at most the 5 steps of ddpm_150, got 9",
+    ),
     "base attack twice": (
         entry("run.attacks", fixed=["ddpm_25"]),
         "run.attacks.fixed: expected attacks beside base_attack",
