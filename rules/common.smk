@@ -91,10 +91,13 @@ def teacher_of(wildcards):
     return None if config["denoisers"][wildcards.denoiser]["method"] == "none" else JUDGE["classifier"]
 
 
-def denoiser_of(wildcards):
+def denoiser_files(entry):
     """Files of the network a purifier uses; none for purifiers without one."""
-    entry = config["purifiers"][wildcards.purifier]
     return model_files("denoisers", entry["denoiser"]) if "denoiser" in entry else []
+
+
+def denoiser_of(wildcards):
+    return denoiser_files(config["purifiers"][wildcards.purifier])
 
 
 def null_of(wildcards):
@@ -153,7 +156,8 @@ EVALUATED = list(dict.fromkeys([*config["run"]["sweep"], *config["run"]["control
 MEASURED = {
     "purified": EVALUATED,
     "compression": EVALUATED,
-    **{kind: config["run"][kind] for kind in ("distances", "randomness", "jacobian", "audit", "attack_strength")},
+    "audit": EVALUATED,
+    **{kind: config["run"][kind] for kind in ("distances", "randomness", "jacobian", "attack_strength")},
 }
 
 

@@ -2,14 +2,14 @@
 
 # Figure -> kinds of rows it reads. "fitted", "samples" and "losses" below are the other files some figures need.
 FIGURES = {
-    "compression_robustness": ["purified", "attack_strength"],
-    "prediction": [],
-    "robustness": ["purified"],
-    "distances": ["distances"],
+    "compression_robustness": ["purified", "attack_strength", "audit"],
+    "prediction": ["audit"],
+    "robustness": ["purified", "audit"],
+    "distances": ["distances", "audit"],
     "randomness": ["randomness"],
-    "spectrum": ["jacobian"],
-    "budget": ["attack_strength"],
-    "images": ["purified"],
+    "spectrum": ["jacobian", "audit"],
+    "budget": ["attack_strength", "audit"],
+    "images": ["purified", "audit"],
     "training": [],
 }
 HEADLINE = config["run"]["headline"]

@@ -1,5 +1,8 @@
 """Measurements of a purifier; none but the audit needs the classifier."""
 
+AUDITED = [purifier_settings(name) for name in EVALUATED]
+AUDIT = {**config["audit"], "batch_size": min(config["batch_size"], config["audit"]["images"])}
+
 
 rule measure_distances:
     input:
@@ -107,21 +110,21 @@ rule audit_gradients:
         images=DATASET[0],
         subsets=DATASET[1],
         classifier=CLASSIFIER,
-        denoiser=denoiser_of,
-        user_code=user_code_of,
+        denoisers=sorted({path for settings in AUDITED for path in denoiser_files(settings)}),
+        user_code=sorted({path for settings in AUDITED for path in user_files(settings)}),
     output:
-        f"{RESULTS}/audit/{{purifier}}.parquet",
+        expand(f"{RESULTS}/audit/{{purifier}}.parquet", purifier=EVALUATED),
     log:
-        f"{RESULTS}/logs/audit_gradients/{{purifier}}.log",
+        f"{RESULTS}/logs/audit_gradients.log",
     benchmark:
-        f"{RESULTS}/benchmarks/audit_gradients/{{purifier}}.tsv"
+        f"{RESULTS}/benchmarks/audit_gradients.tsv"
     conda:
         "../envs/compute.yaml"
     params:
-        purifier=lambda wildcards: purifier_settings(wildcards.purifier),
-        settings=evaluation(**config["audit"], **JUDGE),
-        code=code_of("audit_gradients", evaluation(**JUDGE)),
+        purifiers=AUDITED,
+        settings=evaluation(**AUDIT, **JUDGE),
+        code=code("audit_gradients", *AUDITED, evaluation(**JUDGE)),
     message:
-        "Auditing the gradient of {wildcards.purifier}"
+        "Auditing the gradient of every purifier"
     script:
         "../workflow_scripts/audit_gradients.py"

@@ -15,6 +15,7 @@ TABLES = [
     "attack_strength",
     "paired",
     "audit",
+    "reliability",
     "settings",
 ]
 

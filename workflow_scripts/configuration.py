@@ -37,7 +37,7 @@ def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
     for key in ("base_attack", "transfer_attack"):
         yield key, config[key], config["attacks"]
     yield "run.headline", run["headline"], purifiers
-    for key in ("sweep", "controls", "varied", "distances", "randomness", "jacobian", "audit", "attack_strength"):
+    for key in ("sweep", "controls", "varied", "distances", "randomness", "jacobian", "attack_strength"):
         for name in run[key]:
             yield f"run.{key}", name, purifiers
     for attack, names in run["attacks"].items():
@@ -80,7 +80,7 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
             "undefended classifier every claim compares with"
         )
     needed = {"sweep": [run["headline"]], "varied": [run["headline"]], "attack_strength": [run["headline"], "identity"]}
-    needed |= {key: [run["headline"]] for key in ("distances", "randomness", "jacobian", "audit")}
+    needed |= {key: [run["headline"]] for key in ("distances", "randomness", "jacobian")}
     for key, names in needed.items():
         for name in names:
             if name not in run[key]:
@@ -89,7 +89,7 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if run["headline"] not in (names := run["attacks"].get(attack, [])):
             wanted = f"the headline {run['headline']!r} among them"
             yield f"run.attacks.{attack}: expected {wanted}, got {shown(names)} — A11 and A16 need it"
-    measured = {key: run[key] for key in ("varied", "distances", "randomness", "jacobian", "audit", "attack_strength")}
+    measured = {key: run[key] for key in ("varied", "distances", "randomness", "jacobian", "attack_strength")}
     measured |= {f"attacks.{attack}": names for attack, names in run["attacks"].items()}
     for key, names in measured.items():
         for name in sorted(set(names) - evaluated):

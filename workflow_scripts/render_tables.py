@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from purification.reporting.reliability import daggered, marked
 from purification.reporting.rows import KINDS, Rows
 from purification.reporting.tables import TABLES
 from workflow_scripts.job import job, logger, write_text
@@ -19,8 +20,8 @@ DIGITS = 4
 
 
 def compact(table: pd.DataFrame) -> pd.DataFrame:
-    """Fold `x, x_low, x_high` into one column "x [low, high]" for people; the CSV keeps them apart."""
-    folded = table.copy()
+    """For people: a dagger on unreliable rows, and `x, x_low, x_high` as "x [low, high]"; the CSV keeps them apart."""
+    folded = daggered(table).copy()
     for name in [column for column in table if f"{column}_low" in table]:
         triples = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
         folded[name] = [f"{a:.3f} [{b:.3f}, {c:.3f}]" if pd.notna(a) else "" for a, b, c in triples]
@@ -36,7 +37,7 @@ def render_tables(rows: Rows, names: Sequence[str], outputs: Mapping[str, Sequen
     """The tables by name; `outputs` lists one path per name for each of csv, md and tex."""
     tables = {}
     for name, csv, md, tex in zip(names, outputs["csv"], outputs["md"], outputs["tex"], strict=True):
-        table = tables[name] = TABLES[name](rows)
+        table = tables[name] = marked(name, TABLES[name](rows), rows)
         logger.info("%s: %d rows", name, len(table))
         write_text(table.to_csv(index=False, float_format=f"%.{DIGITS + 2}g"), csv)
         write_text(compact(table).to_markdown(index=False, floatfmt=f".{DIGITS}g") + "\n", md)
@@ -60,6 +61,7 @@ def render_metrics(rows: Rows, tables: Mapping[str, pd.DataFrame], output: Path)
         "verdicts": dict(zip(claims.claim, claims.verdict, strict=True)),
         "robust_accuracy": numbers(robustness[robustness.attack == rows.base_attack], "purifier", "fixed"),
         rows.headline: numbers(robustness[robustness.purifier == rows.headline], "attack", "avg"),
+        "unreliable": rows.unreliable,
     }
     write_text(json.dumps(metrics, indent=1) + "\n", output)
 

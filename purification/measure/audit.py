@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from purification.batching import map_batches
 from purification.defence import Defence
+from purification.measure.masks import masked_share
 from purification.noise import NoiseSource
+
+logger = logging.getLogger("purification")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is audited: images (n, C, H, W) in [0, 1], labels (n,), dataset indices, and the frozen noise (draw 0)."""
+
+    images: Tensor
+    labels: Tensor
+    ids: Sequence[int]
+    source: NoiseSource
+
+    def double(self) -> Sample:
+        """The same numbers in float64."""
+        return replace(self, images=self.images.double(), source=replace(self.source, dtype=torch.float64))
+
+    def moved(self, change: Tensor) -> Sample:
+        return replace(self, images=self.images + change)
+
+
+def _slope(defence: Defence, sample: Sample, mode: str) -> tuple[Tensor, Tensor]:
+    """Margin (n,) and its gradient (n, C, H, W)."""
+    values, slopes, _ = defence.loss_gradient(
+        sample.images, sample.labels, sample.ids, sample.source, 0, loss="margin", mode=mode, kept_steps=0
+    )
+    return values, slopes
 
 
 def _relative(a: Tensor, b: Tensor) -> Tensor:
@@ -20,47 +50,59 @@ def _relative(a: Tensor, b: Tensor) -> Tensor:
     return ratio
 
 
-def audit(
-    defence: Defence,
-    exact: Defence,
-    images: Tensor,
-    labels: Tensor,
-    ids: Sequence[int],
-    source: NoiseSource,
-    *,
-    step: float,
-) -> dict[str, Tensor]:
-    """Per-image checks (n,), all of which should be (nearly) zero except the last.
+def _finite_difference(exact: Defence, sample: Sample, step: float) -> Tensor:
+    """|d - f| / max(|d|, |f|), d = <grad, v> and f the central difference along a random v; NaN without float64."""
+    direction = sample.source(sample.ids).normal("direction")
+    try:
+        slope = _slope(exact, sample, "replay")[1]
+        up, down = (_slope(exact, sample.moved(sign * step * direction), "autograd")[0] for sign in (1, -1))
+    except ValueError as refusal:
+        logger.warning("no derivative in float64, so it is not compared with finite differences: %s", refusal)
+        return torch.full((len(sample.ids),), torch.nan, dtype=torch.float64)
+    derivative = (slope * direction).flatten(1).sum(dim=1)
+    difference = (up - down) / (2 * step)
+    scale = torch.maximum(derivative.abs(), difference.abs()).clamp_min(1e-300)
+    error: Tensor = (derivative - difference).abs() / scale
+    return error
+
+
+def _masks(defence: Defence, sample: Sample) -> Tensor:
+    def run(block: list[int]) -> Tensor:
+        noise = sample.source([sample.ids[i] for i in block])
+        return masked_share(defence.purifier, sample.images[block], noise)
+
+    return map_batches(run, range(len(sample.ids)), defence.batch_size)
+
+
+def audit(defence: Defence, exact: Defence, sample: Sample, *, step: float, epsilon: float) -> dict[str, Tensor]:
+    """Per-image checks (n,); all but the last two should be (nearly) zero.
 
     replay_difference      relative difference of the replayed gradient (nothing kept) and plain autograd, float32
-    finite_difference      relative error of a random directional derivative, central differences with `step`, float64
+    finite_difference      relative error of a random directional derivative, central differences with `step`, float64;
+                           NaN where the defence has no derivative in float64
     repeat_difference      largest absolute difference of two purifications with the same noise
-    zero_gradient          1 where the gradient of the margin vanishes or is not finite (masked gradient)
+    zero_gradient          1 where the gradient of the margin vanishes although random signs of size epsilon change the
+                           margin (masked gradient)
+    not_finite             share of NaN and infinity in the gradient of the margin
+    masked                 share of the purifier's derivatives that a clamp or a rounding sets to zero (`masks`)
     bpda_cosine            cosine of the BPDA gradient with the exact one (information, not a check)
+    loss_change            |margin(x + epsilon s) - margin(x)|, s random signs (information)
 
     exact  the same defence in float64
     """
-
-    def slope(d: Defence, x: Tensor, noise: NoiseSource, mode: str) -> tuple[Tensor, Tensor]:
-        out = d.loss_gradient(x, labels, ids, noise, 0, loss="margin", mode=mode, kept_steps=0)
-        return out[0], out[1]
-
-    plain = slope(defence, images, source, "autograd")[1]
-    replayed = slope(defence, images, source, "replay")[1]
-    straight = slope(defence, images, source, "bpda")[1]
-    double = replace(source, dtype=torch.float64)
-    x = images.double()
-    direction = double(ids).normal("direction")
-    derivative = (slope(exact, x, double, "replay")[1] * direction).flatten(1).sum(dim=1)
-    up, down = (slope(exact, x + sign * step * direction, double, "autograd")[0] for sign in (1, -1))
-    difference = (up - down) / (2 * step)
-    scale = torch.maximum(derivative.abs(), difference.abs()).clamp_min(1e-300)
-    twice = [defence.purify(images, ids, source, 0) for _ in range(2)]
-    size = plain.flatten(1).norm(dim=1)
+    value, plain = _slope(defence, sample, "autograd")
+    replayed, straight = (_slope(defence, sample, mode)[1] for mode in ("replay", "bpda"))
+    signs = sample.source(sample.ids).normal("signs").sign()
+    change = (_slope(defence, sample.moved(epsilon * signs), "bpda")[0] - value).abs()
+    first, second = (defence.purify(sample.images, sample.ids, sample.source, 0) for _ in range(2))
+    vanishes = ~plain.flatten(1).any(dim=1)
     return {
         "replay_difference": _relative(replayed, plain),
-        "finite_difference": (derivative - difference).abs() / scale,
-        "repeat_difference": (twice[0] - twice[1]).flatten(1).abs().amax(dim=1),
-        "zero_gradient": ((size == 0) | ~torch.isfinite(size)).double(),
+        "finite_difference": _finite_difference(exact, sample.double(), step),
+        "repeat_difference": (first - second).flatten(1).abs().amax(dim=1),
+        "zero_gradient": (vanishes & (change > 0)).double(),
+        "not_finite": (~torch.isfinite(plain)).flatten(1).double().mean(dim=1),
+        "masked": _masks(defence, sample),
         "bpda_cosine": torch.cosine_similarity(straight.flatten(1), plain.flatten(1)),
+        "loss_change": change,
     }

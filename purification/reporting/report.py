@@ -14,6 +14,8 @@ import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from purification.reporting.reliability import DAGGER, daggered
+
 PACKAGES = (
     "torch",
     "diffusers",
@@ -91,6 +93,8 @@ def render(material: Material) -> str:
         data=material.settings["dataset"],
         headline=material.settings["run"]["headline"],
         claims=claims,
+        dagger=DAGGER,
+        unreliable=_unreliable(material.tables.get("reliability", pd.DataFrame())),
         words=TONES,
         counts=_counts([claim for claim in claims if claim["claim"] not in SELF_CHECKS]),
         answer=list(_answer(claims)),
@@ -101,6 +105,11 @@ def render(material: Material) -> str:
         versions=_versions(),
         costs=_costs(material.costs),
     )
+
+
+def _unreliable(table: pd.DataFrame) -> list[Mapping[str, Any]]:
+    """Purifiers whose audit failed."""
+    return [row for row in table.to_dict("records") if not row["reliable"]]
 
 
 def _counts(claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -160,7 +169,8 @@ def cells(table: pd.DataFrame) -> dict[str, Any]:
     shown = [c for c in table.columns if table[c].notna().any()]
     bounds = {f"{c}{end}" for c in shown for end in ("_low", "_high") if f"{c}_low" in shown and f"{c}_high" in shown}
     kept = [c for c in shown if c not in bounds]
-    rows = [[estimate(row, c, f"{c}_low", f"{c}_high") for c in kept] for row in table.to_dict("records")]
+    records = daggered(table).to_dict("records")
+    rows = [[estimate(row, c, f"{c}_low", f"{c}_high") for c in kept] for row in records]
     return {"header": [str(c).replace("_", " ") for c in kept], "rows": rows}
 
 

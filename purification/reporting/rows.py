@@ -13,6 +13,7 @@ import pandas as pd
 
 from purification import statistics
 from purification.philox import generator
+from purification.reporting.reliability import faults
 from purification.statistics import Array, Estimate
 
 KINDS = ("purified", "compression", "distances", "randomness", "jacobian", "audit", "attack_strength")
@@ -62,6 +63,13 @@ class Rows:
             i, j = rng.integers(0, len(correct), len(correct)), rng.integers(0, len(rates), len(rates))
             samples.append((rates[j].mean(axis=0), correct[i].mean(axis=0)))
         return samples
+
+    @cached_property
+    def unreliable(self) -> dict[str, str]:
+        """Purifier -> why its attacks mean nothing (`reliability`); empty without rows of audits."""
+        run, limits = self.settings["run"], self.settings["reliability"]
+        evaluated = [*run["sweep"], *run["controls"]]
+        return faults(self.frames["audit"], limits, evaluated) if "audit" in self.frames else {}
 
     @property
     def headline(self) -> str:

@@ -12,6 +12,7 @@ from purification.reporting import law
 from purification.reporting.claims import judge_all
 from purification.reporting.controls import controls
 from purification.reporting.examination import attack_checks
+from purification.reporting.reliability import audits
 from purification.reporting.rows import Rows, columns, fixed_correct, varied_correct
 
 CUTS = (0.25, 1.0)
@@ -199,6 +200,11 @@ def audit(rows: Rows) -> pd.DataFrame:
     return pd.DataFrame(checks)
 
 
+def reliability(rows: Rows) -> pd.DataFrame:
+    """The gradient audit of every evaluated purifier: what each check is judged by, and the verdict."""
+    return audits(rows.frames["audit"], rows.settings["reliability"])
+
+
 def settings(rows: Rows) -> pd.DataFrame:
     """Every purifier as configured, with its noise index, first denoising index and budget."""
     records = []
@@ -226,5 +232,6 @@ TABLES: dict[str, Callable[[Rows], pd.DataFrame]] = {
     "attack_strength": attack_strength,
     "paired": paired,
     "audit": audit,
+    "reliability": reliability,
     "settings": settings,
 }

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from purification.defence import Defence
-from purification.measure.audit import audit
+from purification.measure.audit import Sample, audit
+from purification.measure.masks import masked_share
 from purification.models.denoisers import Denoiser
 from purification.noise import Noise, NoiseSource
-from purification.purifiers import FunctionPurifier, Purifier
+from purification.purifiers import FunctionPurifier, Purifier, purify
 
 SHAPE = (1, 6, 6)
 IDS = [3, 1, 4, 1 + 4, 9]
@@ -32,7 +33,7 @@ def audited(random_tensor: Numbers) -> Audit:
 
     def run(purifier: Purifier) -> dict[str, Tensor]:
         defence = Defence(purifier, lambda x: x.flatten(1) @ weights.to(x.dtype), batch_size=2)
-        return audit(defence, defence, images, LABELS, IDS, SOURCE, step=1e-5)
+        return audit(defence, defence, Sample(images, LABELS, IDS, SOURCE), step=1e-5, epsilon=0.1)
 
     return run
 
@@ -55,10 +56,35 @@ def test_bpda_is_exact_on_the_identity(audited: Audit) -> None:
 
 
 def test_a_masked_gradient_is_flagged(audited: Audit) -> None:
-    constant = audited(FunctionPurifier(lambda x, noise: 0.0 * x + 0.5))
-    assert constant["zero_gradient"].tolist() == [1.0] * 5
-    assert float(constant["replay_difference"].max()) == 0
-    assert audited(FunctionPurifier(lambda x, noise: x + (x - x).sqrt()))["zero_gradient"].tolist() == [1.0] * 5
+    rounding = audited(FunctionPurifier(lambda x, noise: (8.0 * x).round() / 8.0))
+    assert rounding["zero_gradient"].tolist() == rounding["masked"].tolist() == [1.0] * 5
+    assert float(rounding["loss_change"].min()) > 0
+    assert float(rounding["replay_difference"].max()) == 0
+
+
+def test_a_constant_has_no_gradient_to_mask(audited: Audit) -> None:
+    row = audited(FunctionPurifier(lambda x, noise: 0.0 * x + 0.5))
+    assert row["zero_gradient"].tolist() == row["loss_change"].tolist() == [0.0] * 5
+
+
+def test_a_gradient_that_is_not_finite_is_flagged(audited: Audit) -> None:
+    row = audited(FunctionPurifier(lambda x, noise: x + (x - x.detach()).sqrt()))
+    assert row["not_finite"].tolist() == [1.0] * 5
+    half = audited(
+        FunctionPurifier(lambda x, noise: torch.cat([x[..., :3], x[..., 3:] + (x - x.detach())[..., 3:].sqrt()], -1))
+    )
+    assert half["not_finite"].tolist() == [0.5] * 5
+
+
+def test_a_defence_without_double_precision_is_not_compared(audited: Audit) -> None:
+    def single(x: Tensor, noise: Noise) -> Tensor:
+        if x.dtype != torch.float32:
+            raise ValueError("expected float32")
+        return x.square()
+
+    row = audited(FunctionPurifier(single))
+    assert torch.isnan(row["finite_difference"]).all()
+    assert float(row["replay_difference"].max()) == 0
 
 
 def test_a_detached_part_shows_in_the_finite_difference(audited: Audit) -> None:
@@ -100,5 +126,44 @@ def test_the_double_precision_defence_is_the_one_differentiated(
     weights, images = random_tensor(36, 3, seed=2, normal=True), random_tensor(5, *SHAPE)
     single = Defence(diffusion(curved), lambda x: x.flatten(1) @ weights.to(x.dtype), batch_size=2)
     twin = replace(single, purifier=FunctionPurifier(lambda x, noise: x + x.detach().square()))
-    assert float(audit(single, single, images, LABELS, IDS, SOURCE, step=1e-5)["finite_difference"].max()) < 1e-6
-    assert float(audit(single, twin, images, LABELS, IDS, SOURCE, step=1e-5)["finite_difference"].min()) > 1e-2
+    sample = Sample(images, LABELS, IDS, SOURCE)
+    assert float(audit(single, single, sample, step=1e-5, epsilon=0.1)["finite_difference"].max()) < 1e-6
+    assert float(audit(single, twin, sample, step=1e-5, epsilon=0.1)["finite_difference"].min()) > 1e-2
+
+
+MASKS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "nothing": (lambda x: 2.0 * x, 0.0),
+    "a clamp that never acts": (lambda x: x.clamp(-10.0, 10.0), 0.0),
+    "a clamp of half the values": (lambda x: (x - x.flatten(1).median(1).values[:, None, None, None]).clamp(0.0), 0.5),
+    "a clamp whose derivative is put back": (lambda x: x + (x.clamp(0.4, 0.5) - x).detach(), 0.0),
+    "a clamp in place": (lambda x: (1.0 * x).clamp_(2.0, 3.0), 1.0),
+    "a minimum with a constant": (lambda x: torch.minimum(x, torch.full_like(x, -1.0)), 1.0),
+    "hard tanh": (lambda x: torch.nn.functional.hardtanh(10.0 + x), 1.0),
+    "rounding": (lambda x: x + (3.0 * x).round(), 1.0),
+    "a sign": (lambda x: x * x.sign(), 1.0),
+    "a clamp inside a network": (lambda x: x * x.flatten(1).mean(1).clamp(2.0, 3.0)[:, None, None, None], 0.0),
+    "the worst of two": (lambda x: x.clamp(-10.0, 10.0).floor() + x, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_the_masked_share_is_what_the_clamps_stop(random_tensor: Numbers, name: str) -> None:
+    function, share = MASKS[name]
+    images = 0.2 + 0.6 * random_tensor(5, *SHAPE)
+    found = masked_share(FunctionPurifier(lambda x, noise: function(x)), images, SOURCE(IDS))
+    torch.testing.assert_close(found, torch.full((5,), share, dtype=torch.float64), rtol=0, atol=0.03)
+
+
+def test_the_masked_share_of_clipped_estimates_is_that_of_the_values_cut(
+    curved: Denoiser, diffusion: Callable[..., Purifier], random_tensor: Numbers
+) -> None:
+    images = random_tensor(5, *SHAPE)
+    found = {
+        clip: masked_share(diffusion(curved, sampler="one_step", clip=clip), images, SOURCE(IDS))
+        for clip in ("none", "clamp", "straight_through")
+    }
+    estimates = purify(diffusion(curved, sampler="one_step"), images, SOURCE(IDS))
+    cut = ((estimates < 0.0) | (estimates > 1.0)).flatten(1).double().mean(dim=1)
+    assert float(cut.min()) > 0
+    torch.testing.assert_close(found["clamp"], cut, rtol=0, atol=1e-12)
+    assert found["none"].tolist() == found["straight_through"].tolist() == [0.0] * 5

@@ -54,6 +54,7 @@ def purified(run: dict[str, Any], purifier: str, rng: np.random.Generator) -> pd
             "label": label,
             "unpurified": seen[:, 0],
             "fixed": seen[:, 1],
+            "compression": rng.random(IMAGES) if attack != "clean" else np.nan,
         }
         parts.append(pd.DataFrame({**columns, "varied": list(seen[:, 2:])}))
     return pd.concat(parts).assign(purifier=purifier)
@@ -97,7 +98,8 @@ def randomness_row(rng: np.random.Generator) -> dict[str, float]:
 def spectrum_row(factor: float) -> dict[str, Any]:
     values = factor * 1.2 * np.exp(-np.arange(SIDE**2) / 6.0)
     rms = float(np.sqrt(np.square(values).mean()))
-    return {"singular_values": values, "hutchinson": rms**2, "largest_matrix_free": values[0], "compression_small": rms}
+    free = {"hutchinson": rms**2, "largest_matrix_free": values[0], "trace": values.sum()}
+    return {"singular_values": values, "compression_small": rms, **free}
 
 
 def strength(run: dict[str, Any], purifier: str, rng: np.random.Generator) -> pd.DataFrame:

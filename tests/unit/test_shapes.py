@@ -18,7 +18,7 @@ from purification.attacks import PGD, Problem, pgd_attack
 from purification.defence import Defence
 from purification.gradients import MODES, gradient
 from purification.measure import jacobian
-from purification.measure.audit import audit
+from purification.measure.audit import Sample, audit
 from purification.measure.compression import directional, isotropic
 from purification.measure.distances import METRICS, distances_along
 from purification.measure.randomness import decompose, probes_of
@@ -116,7 +116,8 @@ def test_attacks(shape: Shape, entry: dict[str, Any], n: int, batch_size: int, n
 def test_audit(shape: Shape, entry: dict[str, Any], n: int, batch_size: int) -> None:
     defence = defence_of(entry, shape, batch_size)
     images, labels = numbers(n, *shape), torch.arange(n) % 3
-    checks = audit(defence, defence, images, labels, list(range(n)), NoiseSource(0, "fixed", shape), step=1e-6)
+    sample = Sample(images, labels, list(range(n)), NoiseSource(0, "fixed", shape))
+    checks = audit(defence, defence, sample, step=1e-6, epsilon=EPSILON)
     for values in checks.values():
         assert_finite(values, (n,))
 

@@ -31,7 +31,7 @@ CLASSIFIED = {
     *of("purify_images", SWEEP | CONTROLS),
     *of("measure_attack_strength", {"ddpm_150", "identity"}),
     *of("measure_distances", {"ddpm_150", "one_step_200"}),
-    "audit_gradients ddpm_150",
+    "audit_gradients",
     *CONCLUDED,
 }
 

@@ -26,7 +26,7 @@ RELATION = {"render_figures_compression_robustness", "render_figures_prediction"
 TABLED = {"render_tables", "render_report", "check_results"}
 CONCLUDED = {"fit_compression_robustness", *TABLED, *ALL_FIGURES}
 JUDGED = {"fit_compression_robustness", "render_figures_robustness", "render_figures_images", *RELATION, *TABLED}
-AUDITED = {"audit_gradients ddpm_150", *TABLED}
+AUDITED = {"audit_gradients", *TABLED} | {f"render_figures_{name}" for name in FIGURES if name != "randomness"}
 SWEEP = {"ddpm_25", "ddpm_100", "ddpm_150", "ddim_50", "one_step_200", "sde_200"}
 CONTROLS = {"identity", "constant", "blur", "wiener", "ddpm_0", "linear"}
 RANDOMNESS = {"ddpm_150", "identity", "constant", "blur", "wiener", "linear"}
@@ -87,7 +87,7 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "docstring": (replace("purification/samplers.py", "DDIM (Song", "DDIM of (Song"), set()),
     "sampler": (
         replace("purification/samplers.py", "sigma = eta *", "sigma = 1.0 * eta *"),
-        {"attack_images ddim_50 fixed", "purify_images ddim_50", "measure_compression ddim_50", *JUDGED},
+        {"attack_images ddim_50 fixed", "purify_images ddim_50", "measure_compression ddim_50", *JUDGED, *AUDITED},
     ),
     "loss that no attack uses": (replace("purification/defence.py", "return others", "return +others"), AUDITED),
     "method": (
@@ -115,7 +115,7 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     ),
     "library module of one measurement": (
         append("purification/measure/audit.py", "\nprint()\n"),
-        {"audit_gradients ddpm_150", *TABLED},
+        AUDITED,
     ),
     "own purifier": (
         append("linear.py", "\nX = 1\n"),
@@ -124,13 +124,7 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
         | of("measure_compression", {"linear"})
         | of("measure_randomness", {"linear"})
         | of("compute_jacobian", {"linear"})
-        | {"fit_compression_robustness", *TABLED, *RELATION}
-        | {
-            "render_figures_robustness",
-            "render_figures_images",
-            "render_figures_randomness",
-            "render_figures_spectrum",
-        },
+        | {"fit_compression_robustness", "render_figures_randomness", *AUDITED},
     ),
 }
 OTHER_ATTACK = {
@@ -156,7 +150,8 @@ CONFIG: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "one purifier": (
         {"purifiers": {"ddpm_25": {"steps": 4}}},
-        {"attack_images ddpm_25 fixed", "purify_images ddpm_25", "measure_compression ddpm_25", *CONCLUDED},
+        of("purify_images", {"ddpm_25"})
+        | {"attack_images ddpm_25 fixed", "measure_compression ddpm_25", "audit_gradients", *CONCLUDED},
     ),
     "one attack": (
         {"attacks": {"bpda": {"steps": 2}}},
@@ -164,7 +159,8 @@ CONFIG: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "one more purifier": (
         {"run": {"sweep": ["ddpm_25", "ddpm_100", "ddpm_150", "ddim_50", "one_step_200", "sde_200", "ode_25"]}},
-        {"attack_images ode_25 fixed", "purify_images ode_25", "measure_compression ode_25", *CONCLUDED},
+        of("purify_images", {"ode_25"})
+        | {"attack_images ode_25 fixed", "measure_compression ode_25", "audit_gradients", *CONCLUDED},
     ),
     "fresh draws of the headline": ({"evaluation": {"draws": 5}}, {"purify_images ddpm_150", *CONCLUDED}),
 }

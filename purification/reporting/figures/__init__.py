@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from matplotlib.figure import Figure
 
 from purification.reporting.figures import style
-from purification.reporting.figures.accuracy import budget, robustness
+from purification.reporting.figures.accuracy import attacked, budget, robustness
 from purification.reporting.figures.paths import distances, randomness
 from purification.reporting.figures.pictures import images, training
 from purification.reporting.figures.relation import compression_robustness, prediction
@@ -27,10 +27,25 @@ FIGURES: dict[str, Callable[[Rows, Extras], Figure]] = {
     "training": training,
 }
 
+# Figure -> the purifiers whose attacks or derivatives it shows; those whose audit failed are named under it.
+SHOWN: dict[str, Callable[[Rows], Iterable[str]]] = {
+    "compression_robustness": lambda rows: [*rows.settings["run"]["sweep"], *rows.settings["run"]["controls"]],
+    "prediction": lambda rows: rows.settings["run"]["sweep"],
+    "robustness": attacked,
+    "distances": lambda rows: ["identity"],
+    "randomness": lambda rows: [],
+    "spectrum": lambda rows: [rows.headline],
+    "budget": lambda rows: ["identity", rows.headline],
+    "images": lambda rows: [rows.headline],
+    "training": lambda rows: [],
+}
+
 __all__ = ["FIGURES", "Extras", "draw", "save"]
 
 
 def draw(figure: str, rows: Rows, extras: Extras) -> Figure:
     """Draw one figure in the common look; whatever has no rows is left out."""
     with style.context():
-        return FIGURES[figure](rows, extras)
+        drawn = FIGURES[figure](rows, extras)
+        style.warn(drawn, rows, SHOWN[figure](rows))
+        return drawn

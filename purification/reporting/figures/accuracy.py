@@ -18,7 +18,7 @@ Rung = tuple[str, str, str, str]  # what is shown, attack, estimand, colour
 
 def robustness(rows: Rows, extras: Extras) -> Figure:
     """Accuracy of the purifiers that met more than the base attack, from no attack to known randomness."""
-    chosen = _attacked(rows)
+    chosen = attacked(rows)
     found = {(p, rung): _accuracy(rows, p, rung) for p in chosen for rung in _ladder(rows)}
     rungs = [rung for rung in _ladder(rows) if any(found[p, rung] for p in chosen)]
     figure, axes = style.panels(1, max(len(chosen), 1), height=1.0 + 0.21 * max(len(rungs), 3), sharex=True)
@@ -76,7 +76,7 @@ def _has(rows: Rows, purifier: str, attack: str) -> bool:
     return "purified" in rows.frames and not rows.purified(purifier, attack).empty
 
 
-def _attacked(rows: Rows) -> list[str]:
+def attacked(rows: Rows) -> list[str]:
     """Purifiers judged on an attack beyond the base attack; the headline if there is none."""
     usual = {"clean", "random", "transfer", rows.base_attack}
     names = list(rows.frames["purified"].purifier.unique()) if "purified" in rows.frames else []
@@ -127,7 +127,7 @@ def _against(axis: Axes, rows: Rows, purifier: str, curve: pd.DataFrame, column:
         return style.empty(axis, "no rows")
     bare = purifier == "identity"
     colour, marker, dashes = (style.INK, "o", "-") if bare else (style.BLUE, "s", (0, (1, 1.5)))
-    name = "undefended" if bare else style.label(rows, purifier)
+    name = f"undefended{style.dagger(rows, purifier)}" if bare else style.label(rows, purifier)
     curve = curve.sort_values(column)
     axis.plot(curve[column], curve.robust, color=colour, marker=marker, markersize=3.5, linestyle=dashes, label=name)
     axis.vlines(curve[column], curve.robust_low, curve.robust_high, color=colour, linewidth=0.9)

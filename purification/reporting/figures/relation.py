@@ -66,6 +66,9 @@ def compression_robustness(rows: Rows, extras: Extras) -> Figure:
         axis.set_ylim(-0.04, 1.04)
     _fits(axes[:, 0], extras, sweep)
     _budget(axes[:, 1], rows, extras, sweep)
+    for point in points.itertuples():
+        for axis in axes[0]:
+            style.mark(axis, rows, str(point.purifier), point.compression, point.robust)
     for axis in axes[1]:
         axis.axhline(0.0, color=style.FAINT, linewidth=0.6, zorder=0)
         axis.set_xlabel("compression rate CR")
@@ -250,6 +253,7 @@ def _predicted(axis: Axes, rows: Rows, made: pd.DataFrame) -> None:
         axis.hlines(point.observed, point.low, point.high, color=colour, linewidth=0.6, alpha=0.4, zorder=1)
         edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.3}
         axis.plot(point.predicted, point.observed, marker=marker, color=colour, markersize=4, zorder=3, **edge)
+        style.mark(axis, rows, point.purifier, point.predicted, point.observed)
     error = 100.0 * (made.predicted - made.observed).abs().mean()
     axis.text(0.04, 0.97, f"error {error:.1f}", transform=axis.transAxes, va="top", fontsize=7)
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from purification.reporting.reliability import DAGGER, reason
 from purification.reporting.rows import Rows
 from purification.statistics import Array
 
@@ -123,7 +124,7 @@ def title(axes: Axes, letter: str, text: str) -> None:
 
 def note(figure: Figure, text: str) -> None:
     """Small print under the figure: n, bands."""
-    wrapped = textwrap.fill(text, int(17.5 * figure.get_figwidth()))
+    wrapped = textwrap.fill(" ".join(text.split()), int(17.5 * figure.get_figwidth()))
     figure.supxlabel(wrapped, x=0.99, ha="right", fontsize=6.5, color=NULL, linespacing=1.3)
 
 
@@ -177,10 +178,27 @@ def handle(name: str, **options: Any) -> Line2D:
 
 def label(rows: Rows, purifier: str) -> str:
     """Readable name of a purifier with its t*; controls and own purifiers keep their configured name."""
-    entry = rows.settings["purifiers"][purifier]
+    entry, mark = rows.settings["purifiers"][purifier], dagger(rows, purifier)
     if "t_star" not in entry or purifier in rows.settings["run"]["controls"]:
-        return purifier
-    return f"{variant(entry)}, t* = {entry['t_star']}"
+        return f"{purifier}{mark}"
+    return f"{variant(entry)}, t* = {entry['t_star']}{mark}"
+
+
+def dagger(rows: Rows, purifier: str) -> str:
+    """The mark of a purifier whose gradient failed its audit; nothing for the others."""
+    return f" {DAGGER}" if purifier in rows.unreliable else ""
+
+
+def mark(axes: Axes, rows: Rows, purifier: str, x: float, y: float) -> None:
+    """A dagger beside the point of an unreliable purifier."""
+    if purifier in rows.unreliable:
+        axes.annotate(DAGGER, (x, y), (3, 2), textcoords="offset points", fontsize=9, color=RED, zorder=5)
+
+
+def warn(figure: Figure, rows: Rows, shown: Iterable[str]) -> None:
+    """Say under the figure which of the purifiers it shows are unreliable, and why."""
+    if found := reason(rows, shown):
+        note(figure, f"{figure.get_supxlabel()}; {DAGGER} unreliable, the audit of the gradient failed: {found}")
 
 
 def at_headline_strength(rows: Rows, kind: str) -> dict[str, str]:
