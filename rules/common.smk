@@ -12,6 +12,7 @@ from snakemake.exceptions import WorkflowError
 from purification.sources import source_files
 from workflow_scripts.code_digest import Project
 from workflow_scripts.configuration import problems
+from workflow_scripts.input_files import dataset_files, folder_listing
 from workflow_scripts.locking import Run
 from workflow_scripts.results_folder import place_problems
 

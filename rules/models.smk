@@ -2,6 +2,8 @@
 
 
 rule prepare_dataset:
+    input:
+        files=dataset_files(config["datasets"][config["dataset"]]),
     output:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -14,6 +16,7 @@ rule prepare_dataset:
     params:
         name=config["dataset"],
         settings=config["datasets"][config["dataset"]],
+        listing=folder_listing(config["datasets"][config["dataset"]]),
         seed=config["seed"],
         code=code("prepare_dataset", config["datasets"][config["dataset"]]),
     message:

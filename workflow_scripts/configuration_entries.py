@@ -17,8 +17,13 @@ LEAST_SIGNAL = 1e-12  # alpha_bar at t*: below it the data estimate is numerical
 def _dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for name, entry in config["datasets"].items():
         total = sum(entry["splits"].values())
-        if total > DIGITS:
+        if entry["kind"] == "digits" and total > DIGITS:
             yield f"datasets.{name}.splits: expected at most {DIGITS} images in total, got {total} — lower one"
+        if 0 < entry.get("resize", 0) < entry["size"]:
+            yield (
+                f"datasets.{name}.resize: expected 0 or at least size = {entry['size']}, got {entry['resize']} — raise "
+                "it, nothing is padded"
+            )
         if entry["splits"]["train"] < 2:
             yield f"datasets.{name}.splits.train: expected at least 2 images, got 1 — a covariance needs them"
     size = config["datasets"][config["dataset"]]["size"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from purification.data import load_dataset
+from purification.data import select
 from workflow_scripts.datasets import write_dataset
 from workflow_scripts.job import job, logger
 
@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 
 
 def prepare_dataset(settings: Mapping[str, Any], seed: int, *, images: Path, subsets: Path) -> None:
-    dataset = load_dataset(settings, seed)
-    write_dataset(dataset, images, subsets)
-    logger.info("%d images of shape %s", len(dataset.images), dataset.shape)
+    count = write_dataset(select(settings, seed), images, subsets)
+    logger.info("%d images of %d classes in %s", count, settings.get("classes", 10), images)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ def name_problems(config: Mapping[str, Any]) -> Iterator[str]:
 def estimated_bytes(config: Mapping[str, Any]) -> float:
     """About what a run writes: images and adversarial images as float32, the null model, and a fixed part."""
     dataset, run = config["datasets"][config["dataset"]], config["run"]
-    pixels = dataset["size"] ** 2
+    channels = 1 if dataset.get("kind", "digits") == "digits" else dataset.get("channels", 3)
+    pixels = channels * dataset["size"] ** 2
     evaluated = len({*run["sweep"], *run["controls"]})
     images = sum(dataset["splits"].values()) + evaluated * config["attacks"][config["base_attack"]]["images"]
     images += sum(config["attacks"][attack]["images"] * len(names) for attack, names in run["attacks"].items())

@@ -37,6 +37,16 @@ def own(path: str, factory: str = "make_purifier") -> dict[str, Any]:
     return entry("purifiers.mine", kind="python", path=path, factory=factory, params={})
 
 
+def parquet(**changes: Any) -> dict[str, Any]:
+    """A dataset of another kind; its file is not there."""
+    settings: dict[str, Any] = {
+        **{"kind": "parquet", "files": {"test": ["nowhere.parquet"]}, "image_column": "img", "label_column": "label"},
+        **{"channels": 3, "size": 32, "resize": 0, "convert": False, "classes": 10, "order": "first"},
+    }
+    splits = {"train": 900, "validation": 300, "test": 400}
+    return entry("datasets.mine", **{**settings, "splits": splits, **changes})
+
+
 # Changes of config/default.yaml, and the sentence (its beginning) each is refused with.
 SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"epsilons": 0.1}, "epsilons: expected a known key, got 'epsilons' — remove it"),
@@ -88,6 +98,11 @@ SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
         entry("purifiers.ddpm_25", eta=0.5),
         "purifiers.ddpm_25.eta: expected no such key with sampler 'ddpm', got 0.5 — remove it",
     ),
+    "key of another dataset": (
+        parquet(synsets="x"),
+        "datasets.mine.synsets: expected a known key with kind 'parquet', got 'synsets' — remove it",
+    ),
+    "channels of no picture": (parquet(channels=2), "datasets.mine.channels: expected one of 1, 3, got 2 — choose one"),
     "key of another kind": (
         entry("purifiers.blur", t_star=3),
         "purifiers.blur.t_star: expected a known key with kind 'blur', got 't_star' — remove it, or use",
@@ -229,6 +244,10 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         entry("datasets.digits.splits", train=1098),
         "datasets.digits.splits: expected at most 1797 images in total, got 1798 — lower one",
     ),
+    "picture smaller than the crop": (
+        parquet(resize=16),
+        "datasets.mine.resize: expected 0 or at least size = 32, got 16 — raise it",
+    ),
     "one training image": (
         entry("datasets.digits.splits", train=1),
         "datasets.digits.splits.train: expected at least 2",
@@ -314,6 +333,10 @@ PLACES: dict[str, tuple[dict[str, Any], str]] = {
         own("nowhere.py"),
         "purifiers.mine.path: expected a Python file, got none at nowhere.py — correct",
     ),
+    "missing data": (
+        {**parquet(), "dataset": "mine"},
+        "datasets.mine.files.test: expected a file, got none at nowhere.parquet — correct the path",
+    ),
     "folder for a file": (own("."), "purifiers.mine.path: expected a Python file"),
     "syntax error": (
         own("broken.py"),
@@ -387,8 +410,7 @@ def test_everything_wrong_is_listed_at_once() -> None:
 
 
 def test_what_the_workflow_assumes_of_dataset_and_network_is_theirs() -> None:
-    images, _ = READERS["digits"]({"size": 8})
-    assert len(images) == DIGITS
+    assert len(READERS["digits"]({"size": 8})["test"].labels) == DIGITS
     unet = schema()["$defs"]["unet"]["properties"]
     blocks = {*unet["down_block_types"]["items"]["enum"], *unet["up_block_types"]["items"]["enum"]}
     assert blocks == set(_BLOCKS)
