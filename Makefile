@@ -4,7 +4,7 @@ CORES ?= all
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tables check remote status test lint types format bench clean
+.PHONY: help setup tables check remote status resources test test-slurm lint types format bench clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -37,9 +37,15 @@ status: setup ## which results do not belong to the code and configuration, and 
 	plan=$$($(BIN)/snakemake --summary results/tables) && echo "$$plan" | awk -F'\t' '$$6 == "update pending" \
 	  {print $$3 ": " $$1 ": " ($$5 == "ok" ? "follows from the others" : $$5); n++} END {print n + 0 " results to make"}'
 
+resources: setup ## propose memory and runtime of every rule for profiles/slurm, from the run in results/ (RESULTS=results/mine)
+	@$(BIN)/python -m workflow_scripts.propose_resources $(or $(RESULTS),results)/benchmarks
+
 test: setup lint types ## run every check: lint, types, unit, stage and workflow tests
 	$(BIN)/python -m pytest --numprocesses 2 tests/unit tests/scripts
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/workflow
+
+test-slurm: setup ## run the workflow on a real SLURM cluster on this machine, and disturb it (needs Debian's slurmctld, slurmd, slurm-client, munge)
+	$(BIN)/python -m pytest $(or $(TESTS),tests/slurm)
 
 lint: setup ## style, import direction, workflow lint
 	$(BIN)/ruff check .

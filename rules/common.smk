@@ -10,6 +10,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from purification.sources import source_files
+from workflow_scripts.cluster import refusals
 from workflow_scripts.code_digest import Project
 from workflow_scripts.configuration import problems
 from workflow_scripts.input_files import dataset_files, folder_listing
@@ -190,9 +191,17 @@ def text_digest(path):
     return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:16]
 
 
+def cluster_problems():
+    """What a cluster would refuse of this run; nothing where jobs run on this machine."""
+    if workflow.executor_plugin.name != "slurm":
+        return []
+    jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+    return refusals({workflow.dag.get_job_group(job) or job for job in jobs}, workflow.executor_settings)
+
+
 def start_run():
     """Refuse a results folder that cannot hold a run or has one; the lock ends with its process, unlike Snakemake's."""
-    if found := list(place_problems(config)):
+    if found := list(place_problems(config)) or list(cluster_problems()):
         raise WorkflowError("The run cannot start:\n" + "\n".join(found))
     try:
         RUN.start()

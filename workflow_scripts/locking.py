@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -9,13 +10,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems that do not know them
+
 
 def try_lock(file: IO[str]) -> bool:
-    """Whether the file could be locked; the lock lasts until it is closed or its process ends in any way."""
+    """Whether the file could be locked; the lock lasts until it is closed or its process ends in any way.
+
+    Raises ValueError on a file system without locks: jobs that run beside each other would not see each other there.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno in WITHOUT_LOCKS:
+            raise ValueError(
+                f"expected a file system with locks (flock), got {error.strerror} at {file.name} — have it mounted "
+                "with them (Lustre: -o flock, NFS: a lock service) or set a `results` folder elsewhere"
+            ) from None
+        raise
     return True
 
 
