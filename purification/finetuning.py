@@ -7,21 +7,20 @@ taken at the perturbation alone, so none is left in the weights when the loss is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from purification.journal import NO_JOURNAL, Journal
 from purification.models.classifiers import Classifier
 from purification.philox import generator
 from purification.schedule import Schedule
-from purification.training import Network, predict_noise
+from purification.training import Network, evaluating, predict_noise
 
 END = 1e-5  # least time of continuous levels
 Predict = Callable[[Tensor, Tensor], Tensor]  # noisy images (B, C, H, W), positions (B,) -> predicted noise
@@ -273,18 +272,6 @@ ENDS: dict[str, Callable[..., tuple[Any, float]]] = {
     "linf_addt": share_below,
     "adbm": below_start,
 }
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode, every part of it back in its own mode afterwards."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def batch_of(

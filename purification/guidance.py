@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from purification.models.denoisers import Denoiser
 from purification.noise import REVERSE, Noise
 from purification.schedule import Level
 
@@ -43,7 +44,10 @@ def gradient_at(state: Tensor, potential: Callable[[Tensor], Tensor]) -> Tensor:
     recording = torch.is_grad_enabled()
     with torch.enable_grad():
         leaf = state if recording and state.requires_grad else state.detach().requires_grad_()
-        (direction,) = torch.autograd.grad(potential(leaf).sum(), leaf, create_graph=recording)
+        value = potential(leaf).sum()
+        if not value.requires_grad:
+            return torch.zeros_like(state)
+        (direction,) = torch.autograd.grad(value, leaf, create_graph=recording)
     return direction if recording else direction.detach()
 
 
@@ -117,13 +121,84 @@ class ImageGuidance:
         return math.sqrt(1.0 - level.alpha_bar) / (m * math.sqrt(level.alpha_bar))
 
 
-def _image(settings: Mapping[str, Any]) -> Guidance:
+def predicted(own: Tensor, logits: Tensor) -> Tensor:
+    """log p(y | u) of the label that the network gives the input, (B,)."""
+    label = own.argmax(dim=1, keepdim=True)
+    return F.log_softmax(logits, dim=1).gather(1, label).squeeze(1)
+
+
+def expected(own: Tensor, logits: Tensor) -> Tensor:
+    """log p(y | u) averaged over the labels that the network gives the input, (B,)."""
+    return (own.softmax(dim=1) * F.log_softmax(logits, dim=1)).sum(dim=1)
+
+
+def absent(own: Tensor, logits: Tensor) -> Tensor:
+    """No term for the label, (B,)."""
+    return 0.0 * logits.sum(dim=1)
+
+
+LABELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"predicted": predicted, "expected": expected, "none": absent}
+
+
+def at_state(state: Tensor, level: Level, denoiser: Denoiser) -> Tensor:
+    """The state without its scale, u / sqrt(abar): a noisy image on [-1, 1]."""
+    return state / math.sqrt(level.alpha_bar)
+
+
+def at_estimate(state: Tensor, level: Level, denoiser: Denoiser) -> Tensor:
+    """The one-step estimate of the clean image."""
+    eps = denoiser.epsilon(state, level)
+    return (state - math.sqrt(1.0 - level.alpha_bar) * eps) / math.sqrt(level.alpha_bar)
+
+
+PLACES: dict[str, Callable[[Tensor, Level, Denoiser], Tensor]] = {"state": at_state, "estimate": at_estimate}
+
+
+@dataclass(frozen=True)
+class NetworkGuidance:
+    """Pull towards what an auxiliary classifier c sees in the image being purified (AGDM, arXiv 2403.16067).
+
+    g_t = grad_u [log p(y | u) - KL(c(x') || c(u))], factor `scale`, beside the variance of the step.
+
+    denoiser  its `guide` is c, images in [0, 1] -> logits
+    label     y is the one c has "predicted" for x', the mean over its "expected" ones, or "none": without this term
+    place     c is evaluated at the "state" without its scale or at the one-step "estimate"
+    """
+
+    denoiser: Denoiser
+    label: str
+    place: str
+    scale: float
+
+    def pull(self, state: Tensor, images: Tensor, level: Level, noise: Noise, number: int) -> Tensor:
+        guide = self.denoiser.guide
+        if guide is None:
+            raise ValueError("expected a denoiser with a guide, got none — name a network under guidance")
+        own = guide(images)
+
+        def potential(u: Tensor) -> Tensor:
+            logits = guide(0.5 * (PLACES[self.place](u, level, self.denoiser) + 1.0))
+            target, found = F.log_softmax(own, dim=1), F.log_softmax(logits, dim=1)
+            unlike = F.kl_div(found, target, reduction="none", log_target=True).sum(dim=1)
+            return LABELS[self.label](own, logits) - unlike
+
+        return gradient_at(state, potential)
+
+    def weight(self, level: Level) -> float:
+        return self.scale
+
+
+def _image(settings: Mapping[str, Any], denoiser: Denoiser) -> Guidance:
     return ImageGuidance(settings["distance"], settings["reference"], settings["scale"], settings["assumed"])
 
 
-GUIDES: dict[str, Callable[[Mapping[str, Any]], Guidance]] = {"image": _image}
+def _network(settings: Mapping[str, Any], denoiser: Denoiser) -> Guidance:
+    return NetworkGuidance(denoiser, settings["label"], settings["place"], settings["scale"])
 
 
-def make_guidance(settings: Mapping[str, Any]) -> Guidance:
+GUIDES: dict[str, Callable[[Mapping[str, Any], Denoiser], Guidance]] = {"image": _image, "network": _network}
+
+
+def make_guidance(settings: Mapping[str, Any], denoiser: Denoiser) -> Guidance:
     """Guidance of one `guidance` section."""
-    return GUIDES[settings["guide"]](settings)
+    return GUIDES[settings["guide"]](settings, denoiser)

@@ -202,7 +202,8 @@ def guided(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape,
         return _identity(settings, denoiser, shape, device)
     variances = _variances(chain.table, settings["variance"]) * settings["rounds"]
     rounds = replace(chain, table=chain.table * settings["rounds"])
-    return GuidedPurifier(rounds, len(chain.table), variances, make_guidance(settings["guidance"]))
+    guidance = make_guidance(settings["guidance"], chain.denoiser)
+    return GuidedPurifier(rounds, len(chain.table), variances, guidance)
 
 
 def _blur(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:

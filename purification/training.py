@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from purification.schedule import Schedule
 
 Network = TypeVar("Network", bound=nn.Module)
 Example = Callable[[int], tuple[Tensor, Tensor, Tensor]]
+Objective = Callable[[ResidualNetwork, Tensor, Tensor, np.random.Generator], Tensor]
 
 
 def initialise(build: Callable[[], Network], seed: int) -> Network:
@@ -79,6 +81,18 @@ def _finite(loss: Tensor, step: int) -> Tensor:
     return loss
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, every part of it back in its own mode afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def _shift(images: Tensor, pixels: int, rng: np.random.Generator) -> Tensor:
     """Shift every image by up to `pixels`, repeating the border."""
     height, width = images.shape[-2:]
@@ -87,12 +101,20 @@ def _shift(images: Tensor, pixels: int, rng: np.random.Generator) -> Tensor:
     return torch.stack([p[:, i : i + height, j : j + width] for p, (i, j) in zip(padded, offsets, strict=True)])
 
 
-def train_classifier(
-    images: Tensor, labels: Tensor, settings: Mapping[str, Any], seed: int, journal: Journal = NO_JOURNAL
+def fit_classifier(
+    images: Tensor,
+    labels: Tensor,
+    settings: Mapping[str, Any],
+    seed: int,
+    objective: Objective,
+    label: str,
+    journal: Journal,
 ) -> tuple[ResidualNetwork, list[float]]:
-    """Cross-entropy training on images in [0, 1]; returns the network in evaluation mode and the loss per step.
+    """Train a small residual network on shifted images in [0, 1]; `label` names the training and its random numbers.
 
-    A training of the same arguments goes on from the state that `journal` kept, to the same bits.
+    objective(network, images, labels, rng) -> loss of one batch
+
+    Returns the network in evaluation mode and the loss per step.
     """
     channels, classes = images.shape[1], int(labels.max()) + 1
     network = initialise(lambda: ResidualNetwork(channels, classes, settings["widths"]), seed)
@@ -102,11 +124,11 @@ def train_classifier(
     optimiser, schedule = _optimiser(network, settings, len(saved.get("losses", ())))
     losses = _resume({"network": network}, optimiser, saved)
     network.train()
-    for step in track(range(settings["steps"]), "train classifier", len(losses)):
-        rng = generator(seed, "training", "classifier", step=step)
+    for step in track(range(settings["steps"]), f"train {label}", len(losses)):
+        rng = generator(seed, "training", label, step=step)
         index = torch.from_numpy(rng.integers(0, len(images), settings["batch_size"]))
         batch = _shift(images[index], settings["shift"], rng)
-        loss = _finite(F.cross_entropy(network(batch), labels[index]), step)
+        loss = _finite(objective(network, batch, labels[index], rng), step)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
@@ -114,6 +136,20 @@ def train_classifier(
         losses.append(loss.item())
         journal.save(lambda: _state({"network": network}, optimiser, losses))
     return network.eval(), losses
+
+
+def train_classifier(
+    images: Tensor, labels: Tensor, settings: Mapping[str, Any], seed: int, journal: Journal = NO_JOURNAL
+) -> tuple[ResidualNetwork, list[float]]:
+    """Cross-entropy training on images in [0, 1]; returns the network in evaluation mode and the loss per step.
+
+    A training of the same arguments goes on from the state that `journal` kept, to the same bits.
+    """
+
+    def objective(network: ResidualNetwork, batch: Tensor, truth: Tensor, rng: np.random.Generator) -> Tensor:
+        return F.cross_entropy(network(batch), truth)
+
+    return fit_classifier(images, labels, settings, seed, objective, "classifier", journal)
 
 
 def sample_indices(rng: np.random.Generator, count: int, settings: Mapping[str, Any], train_steps: int) -> Tensor:

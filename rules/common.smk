@@ -93,9 +93,15 @@ def teacher_of(wildcards):
     return None if config["denoisers"][wildcards.denoiser]["method"] == "none" else JUDGE["classifier"]
 
 
+def guide_of(entry):
+    """Files of the auxiliary network that guides a purifier; none for the others."""
+    guide = entry.get("guidance", {})
+    return model_files("classifiers", guide["network"]) if "network" in guide else []
+
+
 def denoiser_files(entry):
-    """Files of the network a purifier uses; none for purifiers without one."""
-    return model_files("denoisers", entry["denoiser"]) if "denoiser" in entry else []
+    """Files of the network a purifier uses, and of its guide; none for purifiers without one."""
+    return [*model_files("denoisers", entry["denoiser"]), *guide_of(entry)] if "denoiser" in entry else []
 
 
 def denoiser_of(wildcards):
@@ -106,7 +112,9 @@ def null_of(wildcards):
     """Files of the null model, for purifiers whose denoiser it can replace."""
     entry = config["purifiers"][wildcards.purifier]
     own = entry.get("denoiser", config["null_denoiser"])
-    return [] if own == config["null_denoiser"] else model_files("denoisers", config["null_denoiser"])
+    return (
+        [] if own == config["null_denoiser"] else [*model_files("denoisers", config["null_denoiser"]), *guide_of(entry)]
+    )
 
 
 def user_code_of(wildcards):

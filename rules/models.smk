@@ -51,6 +51,34 @@ rule train_classifier:
         "../workflow_scripts/train_classifier.py"
 
 
+rule train_robust_classifier:
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+    output:
+        config=f"{RESULTS}/models/classifiers/{{classifier}}/{NETWORK_FILES[0]}",
+        weights=f"{RESULTS}/models/classifiers/{{classifier}}/{NETWORK_FILES[1]}",
+        losses=f"{RESULTS}/models/classifiers/{{classifier}}/losses.parquet",
+        record=f"{RESULTS}/models/classifiers/{{classifier}}/training.json",
+        card=f"{RESULTS}/models/classifiers/{{classifier}}/README.md",
+    log:
+        f"{RESULTS}/logs/train_robust_classifier/{{classifier}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_robust_classifier/{{classifier}}.tsv"
+    wildcard_constraints:
+        classifier=one_of(name for name, entry in config["classifiers"].items() if entry["kind"] == "robust"),
+    conda:
+        "../envs/compute.yaml"
+    params:
+        settings=lookup("classifiers/{classifier}", within=config),
+        seed=config["seed"],
+        code=lambda wildcards: code("train_robust_classifier", config["classifiers"][wildcards.classifier]),
+    message:
+        "Training classifier {wildcards.classifier} adversarially"
+    script:
+        "../workflow_scripts/train_robust_classifier.py"
+
+
 rule train_denoiser:
     input:
         images=DATASET[0],

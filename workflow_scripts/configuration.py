@@ -49,6 +49,8 @@ def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
         if "base" in entry:
             yield f"denoisers.{name}.base", entry["base"], config["denoisers"]
     for name, entry in purifiers.items():
+        if "network" in entry.get("guidance", {}):
+            yield f"purifiers.{name}.guidance.network", entry["guidance"]["network"], config["classifiers"]
         if "denoiser" in entry:
             yield f"purifiers.{name}.denoiser", entry["denoiser"], config["denoisers"]
 

@@ -127,6 +127,12 @@ def _guidance_problems(config: Mapping[str, Any]) -> Iterator[str]:
                 f"purifiers.{name}.guidance.distance: expected mse for images smaller than {WINDOW}x{WINDOW}, "
                 f"got ssim and {size}x{size} — SSIM needs a window"
             )
+        network = config["classifiers"].get(entry.get("guidance", {}).get("network"), {})
+        if network.get("kind") == "python":
+            yield (
+                f"purifiers.{name}.guidance.network: expected a classifier of kind robust or residual, got one of kind "
+                "python — its network is read from files of this workflow"
+            )
 
 
 def _is_finite(step: Step) -> bool:

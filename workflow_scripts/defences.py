@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.models.classifiers import Classifier
+from purification.models.denoisers import Denoiser
 from purification.models.loading import load_classifier, load_denoiser
 from purification.noise import NoiseSource
 from purification.purifiers import Purifier, make_purifier
@@ -44,17 +46,36 @@ def count_adversarial(path: Path) -> int:
     return len(read_tensors(path, ("ids",))["ids"])
 
 
-def _folder(files: Sequence[str]) -> Path | None:
-    return Path(files[0]).parent if files else None
+def _unguided(
+    settings: Mapping[str, Any], folders: Sequence[Path], place: torch.device, dtype: torch.dtype
+) -> Denoiser | None:
+    return load_denoiser(folders[0], settings["schedule"], place, dtype) if folders else None
+
+
+def _guided(
+    settings: Mapping[str, Any], folders: Sequence[Path], place: torch.device, dtype: torch.dtype
+) -> Denoiser | None:
+    denoiser = load_denoiser(folders[0], settings["schedule"], place, dtype)
+    return replace(denoiser, guide=load_classifier(folders[1], place, dtype)) if folders[1:] else denoiser
+
+
+NETWORKS: dict[str, Callable[..., Denoiser | None]] = {
+    "guided": _guided,
+    "diffusion": _unguided,
+    "identity": _unguided,
+    "constant": _unguided,
+    "blur": _unguided,
+    "python": _unguided,
+}
 
 
 def load_purifier(
-    entry: Mapping[str, Any], denoiser: Sequence[str], dataset: Dataset, device: str, dtype: torch.dtype = torch.float32
+    settings: Mapping[str, Any], files: Sequence[str], dataset: Dataset, device: str, dtype: torch.dtype = torch.float32
 ) -> Purifier:
-    """Purifier of a configuration entry; `denoiser` lists the files of the network it uses, if any."""
-    place, folder = torch.device(device), _folder(denoiser)
-    network = load_denoiser(folder, entry["schedule"], place, dtype) if folder else None
-    return make_purifier(entry, network, dataset.shape, place)
+    """Purifier of a configuration entry; `files` are those of its networks: a denoiser, then a guide, if any."""
+    place, folders = torch.device(device), list(dict.fromkeys(Path(file).parent for file in files))
+    network = NETWORKS[settings["kind"]](settings, folders, place, dtype)
+    return make_purifier(settings, network, dataset.shape, place)
 
 
 def load_twins(

@@ -28,7 +28,7 @@ def run(
     name: str, folder: Path, losses: Path, record: Path, card: Path, journal: Journal = NO_JOURNAL,
 ) -> None:  # fmt: skip
     images, labels, _ = dataset.take("train")
-    network = UNet2DModel.from_pretrained(base)
+    network = UNet2DModel.from_pretrained(base, low_cpu_mem_usage=False)
     table = Schedule(**settings["schedule"])
     averaged, loss = finetune_denoiser(images, labels, network, table, judge, settings, seed, journal)
     logger.info("loss %.4f in the first step, %.4f in the last", loss[0], loss[-1])
@@ -37,7 +37,8 @@ def run(
     write_rows(pd.DataFrame({"step": range(len(loss)), "loss": loss}), losses)
     passes = evaluations(settings)
     facts = training_record(images, labels, settings, seed, loss, network.num_parameters(), passes)
-    write_card(name, {**facts, "base": settings["base"]}, record=record, card=card)
+    how = f"fine-tuning `{settings['base']}` with method `{settings['method']}`"
+    write_card(name, how, facts, record=record, card=card)
 
 
 if __name__ == "__main__":

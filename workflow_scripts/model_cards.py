@@ -14,7 +14,7 @@ from workflow_scripts.job import write_text
 
 CARD = """# {name}
 
-A network of this project, made by fine-tuning `{base}` with method `{method}`. It belongs to one configuration and one
+A network of this project, made by {how}. It belongs to one configuration and one
 dataset; it is evidence about a method, not a defence to deploy. docs/defences.md of the project says what the method is
 and where it differs from its source.
 
@@ -61,18 +61,15 @@ def training_record(
     }
 
 
-def write_card(name: str, facts: Mapping[str, Any], *, record: Path, card: Path) -> None:
-    """The record as JSON and the card as Markdown."""
+def write_card(name: str, how: str, facts: Mapping[str, Any], *, record: Path, card: Path) -> None:
+    """The record as JSON and the card as Markdown; `how` names the training in words."""
     settings = facts["settings"]
-    training = settings["training"]
-    passes = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in facts["passes"].items())
-    shown = {"settings": json.dumps(settings, indent=2, sort_keys=True), "passes": passes}
-    text = CARD.format(
-        **{**facts, **shown},
-        name=name,
-        method=settings["method"],
-        steps=training["steps"],
-        batch_size=training["batch_size"],
-    )
-    write_text(text, card)
+    training = settings.get("training", settings)
+    shown = {
+        "settings": json.dumps(settings, indent=2, sort_keys=True),
+        "passes": ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in facts["passes"].items()),
+        "steps": training["steps"],
+        "batch_size": training["batch_size"],
+    }
+    write_text(CARD.format(**{**facts, **shown}, name=name, how=how), card)
     write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", record)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from purification.models.classifiers import Classifier
 from purification.models.unet import UNet
 from purification.schedule import Level, Schedule
 
@@ -20,10 +21,11 @@ Epsilon = Callable[[Tensor, Level], Tensor]
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A noise predictor and its schedule."""
+    """A noise predictor, its schedule, and the classifier that guides its steps, if any."""
 
     epsilon: Epsilon
     schedule: Schedule
+    guide: Classifier | None = None
 
 
 def network_epsilon(network: UNet) -> Epsilon:

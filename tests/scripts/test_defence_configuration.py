@@ -44,6 +44,21 @@ TUNED = {
 }
 
 
+ROBUST = {
+    **DEFAULT["classifiers"]["residual"],
+    "kind": "robust",
+    "noise": 0.2,
+    "adversary": {"iterations": 3, "epsilon": 0.1, "step_size": 0.5, "weight": 6.0},
+}
+NETWORK = {"guide": "network", "network": "robust", "label": "predicted", "place": "state", "scale": 1.0}
+AGDM = {**GUIDED, "guidance": NETWORK}
+
+
+def agdm(classifier: dict[str, Any] | None = None, **guidance: Any) -> dict[str, Any]:
+    changes = purifier(AGDM, guidance={**NETWORK, **guidance})
+    return {**changes, "classifiers": {"robust": classifier or ROBUST}}
+
+
 def denoiser(**changes: Any) -> dict[str, Any]:
     return {"denoisers": {"mine": {**TUNED, **changes}}}
 
@@ -79,6 +94,21 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {**purifier(GUIDED, guidance={**GUIDANCE, "distance": "ssim"}), "datasets": {"digits": {"size": 8}}},
         "purifiers.mine.guidance.distance: expected mse for images smaller than 11x11",
     ),
+    "unknown guide": (agdm(network="robots"), "purifiers.mine.guidance.network: expected a known name, got 'robots'"),
+    "guide of one's own": (
+        agdm({"kind": "python", "path": __file__, "factory": "agdm", "params": {}}),
+        "purifiers.mine.guidance.network: expected a classifier of kind robust or residual",
+    ),
+    "image guidance of a network": (agdm(distance="mse"), "purifiers.mine.guidance.distance: expected a known key"),
+    "unknown label": (agdm(label="true"), "purifiers.mine.guidance.label: expected one of predicted, expected, none"),
+    "robust without adversary": (
+        agdm({key: value for key, value in ROBUST.items() if key != "adversary"}),
+        "classifiers.robust.adversary: expected",
+    ),
+    "plain classifier with noise": (
+        {"classifiers": {"residual": {"noise": 0.1}}},
+        "classifiers.residual.noise: expected no such key",
+    ),
     "unknown base": (denoiser(base="unit"), "denoisers.mine.base: expected a known name, got 'unit'"),
     "base without a network": (denoiser(base="gaussian"), "denoisers.mine.base: expected a denoiser of kind unet"),
     "schedule of another": (
@@ -106,6 +136,8 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
 }
 GOOD = {
+    "AGDM": agdm(),
+    "guided by an ordinary network": agdm(network="residual"),
     "control": denoiser(),
     "ADDT": denoiser(method="addt", adversary=ADDT),
     "Linf-ADDT": denoiser(method="linf_addt", adversary={**BALL, "limit": 10.0}),

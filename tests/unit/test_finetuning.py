@@ -22,7 +22,6 @@ from purification.finetuning import (
     adversarial_share,
     batch_of,
     bridge,
-    evaluating,
     evaluations,
     finetune_denoiser,
     moments,
@@ -32,6 +31,7 @@ from purification.finetuning import (
 )
 from purification.philox import generator
 from purification.schedule import Schedule
+from purification.training import evaluating
 
 ADVERSARIES: dict[str, dict[str, Any]] = {
     "none": {},

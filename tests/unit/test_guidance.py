@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,18 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from purification.gradients import gradient
-from purification.guidance import GUIDES, ImageGuidance, gradient_at, make_guidance, mse_pull, ssim, ssim_pull
+from purification.guidance import (
+    GUIDES,
+    LABELS,
+    PLACES,
+    ImageGuidance,
+    NetworkGuidance,
+    gradient_at,
+    make_guidance,
+    mse_pull,
+    ssim,
+    ssim_pull,
+)
 from purification.models.denoisers import Denoiser
 from purification.noise import Noise, NoiseSource
 from purification.purifiers import FunctionPurifier, GuidedPurifier, Purifier, make_purifier, purify
@@ -103,9 +115,9 @@ def test_ssim_needs_a_window(random_tensor: Numbers) -> None:
 
 
 @pytest.mark.parametrize("change", [{"distance": "l2"}, {"reference": "blurred"}])
-def test_unknown_values_are_refused(change: dict[str, str]) -> None:
+def test_unknown_values_are_refused(curved: Denoiser, change: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="to be one of"):
-        make_guidance({**GDMP["guidance"], **change})
+        make_guidance({**GDMP["guidance"], **change}, curved)
 
 
 def test_guidance_needs_a_step_with_a_variance(curved: Denoiser) -> None:
@@ -169,13 +181,113 @@ def test_rounds_repeat_the_chain_with_noise_of_their_own(curved: Denoiser, image
 
 def test_a_clean_reference_takes_no_noise(curved: Denoiser, images: Tensor, noise: Noise) -> None:
     level = curved.schedule.level(35)
-    clean = make_guidance({**GDMP["guidance"], "reference": "clean"})
+    clean = make_guidance({**GDMP["guidance"], "reference": "clean"}, curved)
     assert torch.equal(clean.pull(0 * images, images, level, noise, 0), clean.pull(0 * images, images, level, noise, 9))
-    noised = make_guidance(GDMP["guidance"])
+    noised = make_guidance(GDMP["guidance"], curved)
     a, b = (noised.pull(0 * images, images, level, noise, number) for number in (0, 9))
     torch.testing.assert_close(a - b, (noise.normal("reverse", 0) - noise.normal("reverse", 9)) * (
         math.sqrt(1 - level.alpha_bar) * 2 / images[0].numel()))  # fmt: skip
 
 
+def smooth(images: Tensor) -> Tensor:
+    """Three classes with scores that bend, as a network's do."""
+    weights = torch.linspace(-1, 1, images[0].numel() * 3, dtype=images.dtype).view(-1, 3).sin()
+    return torch.tanh((images - 0.4).flatten(1) @ weights) * 3
+
+
+def flat(images: Tensor) -> Tensor:
+    return torch.tensor([0.3, -0.2, 1.0], dtype=images.dtype).expand(len(images), 3)
+
+
+def agdm(denoiser: Denoiser, network: Any = smooth, guidance: dict[str, Any] | None = None, **changes: Any) -> Purifier:
+    section = {"guide": "network", "network": "any", "label": "predicted", "place": "state", "scale": 30.0}
+    entry = {**GDMP, "rounds": 1, **changes, "guidance": {**section, **(guidance or {})}}
+    return make_purifier(entry, replace(denoiser, guide=network), SHAPE, CPU)
+
+
+networks = pytest.mark.parametrize("place", PLACES)
+labels = pytest.mark.parametrize("label", LABELS)
+
+
+@networks
+@labels
+@pytest.mark.parametrize("kept_steps", [0, 2])
+def test_replay_sees_the_auxiliary_network_as_autograd_does(
+    curved: Denoiser, images: Tensor, noise: Noise, place: str, label: str, kept_steps: int
+) -> None:
+    purifier = agdm(curved, guidance={"place": place, "label": label})
+    plain = gradient(purifier, images, noise, objective, mode="autograd", kept_steps=0)
+    replayed = gradient(purifier, images, noise, objective, mode="replay", kept_steps=kept_steps)
+    assert torch.equal(plain.purified, replayed.purified)
+    torch.testing.assert_close(replayed.gradient, plain.gradient, rtol=1e-9, atol=1e-13)
+
+
+@networks
+@labels
+def test_the_gradient_through_the_auxiliary_network_is_that_of_finite_differences(
+    curved: Denoiser, images: Tensor, noise: Noise, place: str, label: str
+) -> None:
+    """By the state and by the image that the network compares with, which every step reads."""
+    purifier = agdm(curved, guidance={"place": place, "label": label})
+    exact = gradient(purifier, images, noise, objective, mode="replay", kept_steps=0).gradient
+    direction = torch.linspace(-1, 1, images.numel(), dtype=torch.float64).view_as(images)
+    ends = [objective(purify(purifier, images + sign * 1e-6 * direction, noise)) for sign in (1, -1)]
+    slope = (exact * direction).flatten(1).sum(dim=1)
+    torch.testing.assert_close(slope, (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-5)
+    leaf = images.clone().requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        whole = NetworkGuidance.pull
+        patch.setattr(NetworkGuidance, "pull", lambda *arguments: whole(*arguments).detach())
+        blind = torch.autograd.grad(objective(purify(purifier, leaf, noise)).sum(), leaf)[0]
+    assert float((blind - exact).norm() / exact.norm()) > 1e-3
+
+
+@networks
+@labels
+def test_a_network_that_tells_nothing_apart_leaves_the_sampler_as_it_is(
+    curved: Denoiser, images: Tensor, noise: Noise, diffusion: Callable[..., Purifier], place: str, label: str
+) -> None:
+    plain = diffusion(curved, variance="fixed_large", t_star=36, steps=4)
+    guided = agdm(curved, flat, {"place": place, "label": label})
+    assert torch.equal(purify(guided, images, noise), purify(plain, images, noise))
+    leaf = images.clone().requires_grad_()
+    assert torch.equal(purify(guided, leaf, noise), purify(plain, leaf, noise))
+
+
+def test_an_image_is_guided_by_a_network_alike_alone_and_in_a_batch(
+    curved: Denoiser, images: Tensor, noise: Noise
+) -> None:
+    purifier, source = agdm(curved), NoiseSource(0, "fixed", SHAPE, dtype=torch.float64)
+    together = purify(purifier, images, noise)
+    for number in range(3):
+        alone = purify(purifier, images[number : number + 1], source([number]))
+        torch.testing.assert_close(alone, together[number : number + 1], rtol=1e-12, atol=1e-12)
+
+
+@labels
+def test_the_direction_is_that_of_the_written_out_posterior(
+    curved: Denoiser, images: Tensor, noise: Noise, label: str
+) -> None:
+    """grad [log p(y | u) - KL(p(x') || p(u))] of a linear softmax, by hand: (w_y - W p) - W (p - p') and so on."""
+    weights = torch.linspace(-1, 1, 144 * 3, dtype=torch.float64).view(144, 3).sin() * 0.3
+    level, state = curved.schedule.level(35), 0.8 * (2 * images - 1)
+    guidance = NetworkGuidance(replace(curved, guide=lambda x: x.flatten(1) @ weights), label, "state", 2.0)
+    found = guidance.pull(state, images, level, noise, 0).flatten(1)
+    own = (images.flatten(1) @ weights).softmax(dim=1)
+    seen = (0.5 * (state / math.sqrt(level.alpha_bar) + 1)).flatten(1) @ weights
+    p = seen.softmax(dim=1)
+    target = {
+        "predicted": torch.eye(3, dtype=torch.float64)[own.argmax(dim=1)] - p, "expected": own - p, "none": 0 * p
+    }[label]  # fmt: skip
+    expected = (target + own - p) @ weights.T * 0.5 / math.sqrt(level.alpha_bar)
+    torch.testing.assert_close(found, expected)
+    assert guidance.weight(level) == 2.0
+
+
+def test_a_guide_must_be_given(curved: Denoiser, images: Tensor, noise: Noise) -> None:
+    with pytest.raises(ValueError, match="expected a denoiser with a guide, got none"):
+        purify(agdm(curved, None), images, noise)
+
+
 def test_every_guide_is_tested() -> None:
-    assert {"image"} <= set(GUIDES)
+    assert {*GUIDES} == {"image", "network"}

@@ -19,6 +19,7 @@ from purification.journal import NO_JOURNAL, Journal, State, restore
 from purification.noise import NoiseSource
 from purification.progress import track
 from purification.purifiers import FunctionPurifier
+from purification.robust_training import train_robust_classifier
 from purification.schedule import Schedule
 from purification.threat import ThreatModel
 from purification.training import initialise, train_classifier, train_denoiser
@@ -133,10 +134,15 @@ def train(random_tensor: Numbers, schedule: Schedule, unet_config: dict[str, Any
         judge = initialise(lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)), 1)
         return finetune_denoiser(images, labels, network, schedule, judge, settings, 0, journal)
 
-    return {"classifier": classifier, "denoiser": denoiser, "finetuned": finetuned}
+    def robust(journal: Journal, warmup: int = 2) -> Any:
+        adversary = {"iterations": 1, "epsilon": 0.1, "step_size": 1.0, "weight": 6.0}
+        settings = {**CLASSIFIER, "warmup": warmup, "shift": 1, "noise": 0.1, "adversary": adversary}
+        return train_robust_classifier(images, labels, settings, 0, journal)
+
+    return {"classifier": classifier, "denoiser": denoiser, "finetuned": finetuned, "robust": robust}
 
 
-@pytest.mark.parametrize("which", ["classifier", "denoiser", "finetuned"])
+@pytest.mark.parametrize("which", ["classifier", "denoiser", "finetuned", "robust"])
 @pytest.mark.parametrize("warmup", [0, 2, 4])
 def test_an_interrupted_training_gives_the_same_bits(
     train: dict[str, Callable[..., Any]], which: str, warmup: int
