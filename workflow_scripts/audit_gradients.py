@@ -55,8 +55,9 @@ def audit_gradients(
 
 
 def networks_of(entry: Mapping[str, Any], networks: Iterable[str]) -> list[str]:
-    """Files among those of all denoisers, each in a folder of its name, that a purifier uses."""
-    return [path for path in networks if Path(path).parent.name == entry.get("denoiser")]
+    """Files among those of all networks, each in a folder of its kind and name, that a purifier uses."""
+    wanted = [("denoisers", entry.get("denoiser")), ("classifiers", entry.get("guidance", {}).get("network"))]
+    return [path for place in wanted for path in networks if Path(path).parts[-3:-1] == place]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""Guided purifiers from files: the auxiliary network is trained by a stage, found among all networks, and loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+
+from purification.data import Dataset
+from purification.guidance import NetworkGuidance
+from purification.noise import NoiseSource
+from purification.purifiers import GuidedPurifier, purify
+from purification.training import initialise
+from workflow_scripts.audit_gradients import networks_of
+from workflow_scripts.defences import load_purifier, load_twins
+from workflow_scripts.train_robust_classifier import run
+
+ROBUST = {
+    "kind": "robust", "widths": [4], "steps": 3, "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.0,
+    "warmup": 1, "shift": 1, "noise": 0.1,
+    "adversary": {"iterations": 1, "epsilon": 0.1, "step_size": 1.0, "weight": 1.0},
+}  # fmt: skip
+NETWORK = {
+    "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": [8, 16], "layers_per_block": 1,
+    "norm_num_groups": 4, "down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2,
+    "add_attention": False,
+}  # fmt: skip
+ENTRY: dict[str, Any] = {
+    "kind": "guided", "denoiser": "unet", "sampler": "ddpm", "variance": "fixed_large", "t_star": 36, "steps": 2,
+    "forward_noise": True, "clip": "none", "clamp_output": False, "rounds": 1,
+    "schedule": {"beta_start": 1e-4, "beta_end": 2e-2, "train_steps": 1000},
+    "guidance": {"guide": "network", "network": "robust", "label": "predicted", "place": "state", "scale": 50.0},
+}  # fmt: skip
+FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    images = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return Dataset(images, torch.arange(12) % 3, {"train": list(range(9)), "validation": [9, 10], "test": [11]})
+
+
+@pytest.fixture
+def networks(tmp_path: Path, dataset: Dataset) -> list[str]:
+    """Files of a robust classifier and of denoisers, as the workflow keeps and sorts them."""
+    folder = tmp_path / "classifiers" / "robust"
+    paths = {"losses": folder / "losses.parquet", "record": folder / "training.json", "card": folder / "README.md"}
+    run(dataset, ROBUST, 0, name="robust", folder=folder, **paths)
+    for number, name in enumerate(("other", "robust", "unet")):
+        network = initialise(lambda: UNet2DModel(**NETWORK), number)
+        network.save_pretrained(tmp_path / "denoisers" / name)
+    return sorted(str(path) for path in tmp_path.glob("*/*/*") if path.name in FILES)
+
+
+def test_the_networks_of_a_guided_purifier_are_its_denoiser_and_then_its_guide(networks: list[str]) -> None:
+    found = [Path(path).parts[-3:-1] for path in networks_of(ENTRY, networks)]
+    assert found == [("denoisers", "unet")] * 2 + [("classifiers", "robust")] * 2
+    plain = {key: value for key, value in ENTRY.items() if key != "guidance"}
+    assert networks_of(plain, networks) == networks_of(ENTRY, networks)[:2]
+    assert networks_of({"kind": "identity"}, networks) == []
+
+
+def test_a_guided_purifier_is_guided_by_the_network_of_its_files(networks: list[str], dataset: Dataset) -> None:
+    files = networks_of(ENTRY, networks)
+    guided = load_purifier(ENTRY, files, dataset, "cpu")
+    assert isinstance(guided, GuidedPurifier) and isinstance(guided.guidance, NetworkGuidance)
+    images, noise = dataset.images[:2], NoiseSource(0, "fixed", (1, 8, 8))([0, 1])
+    unguided = load_purifier({**ENTRY, "kind": "diffusion"}, files[:2], dataset, "cpu")
+    with torch.no_grad():
+        assert not torch.equal(purify(guided, images, noise), purify(unguided, images, noise))
+
+
+def test_the_null_twin_has_the_same_guide(networks: list[str], dataset: Dataset) -> None:
+    files = networks_of(ENTRY, networks)
+    inputs = SimpleNamespace(denoiser=files, null=[*networks_of({"denoiser": "other"}, networks), *files[2:]])
+    twins = load_twins(ENTRY, inputs, dataset, {"device": "cpu"})
+    images = dataset.images[:2]
+    guides = [twin.inner.denoiser.guide(images) for twin in twins.values() if isinstance(twin, GuidedPurifier)]
+    assert len(guides) == 2 and torch.equal(*guides)
+
+
+def test_the_auxiliary_network_has_a_record_and_a_card(networks: list[str]) -> None:
+    folder = Path(networks_of(ENTRY, networks)[2]).parent
+    record = json.loads((folder / "training.json").read_text())
+    assert record["passes"] == {"network_forward": 12, "network_backward": 9} and record["images"] == 9
+    assert "made by adversarial training (TRADES) on noisy images" in (folder / "README.md").read_text()
