@@ -69,7 +69,11 @@ class Noise:
 
 @dataclass(frozen=True)
 class NoiseSource:
-    """Makes the `Noise` of a batch for one role; `held` streams come from draw 0 of the role "fixed"."""
+    """Makes the `Noise` of a batch for one role.
+
+    held  streams that come from draw 0 of the role "fixed"
+    pool  > 0: there are only so many draws, and their numbers are taken modulo it
+    """
 
     seed: int
     role: str
@@ -77,10 +81,13 @@ class NoiseSource:
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
     held: tuple[str, ...] = ()
+    pool: int = 0
 
     def __call__(self, images: Sequence[int], draw: int | Sequence[int] = 0) -> Noise:
         """Noise of `images` (dataset indices) at one draw number for all, or one each."""
         draws = (draw,) * len(images) if isinstance(draw, int) else tuple(draw)
+        if self.pool:
+            draws = tuple(number % self.pool for number in draws)
         noise = Noise(self.seed, self.role, tuple(images), draws, self.shape, self.device, self.dtype)
         if not self.held:
             return noise

@@ -122,10 +122,6 @@ def user_code_of(wildcards):
     return user_files(config["purifiers"][wildcards.purifier])
 
 
-# Settings of jobs that compute gradients.
-GRADIENT = {"gradient_batch_size": config["gradient_batch_size"]}
-
-
 def evaluation(**extra):
     """Settings every evaluation job shares."""
     shared = {key: config[key] for key in ("seed", "device", "batch_size")}
@@ -158,10 +154,20 @@ def judged_attacks(purifier):
 
 
 def judging(purifier):
-    """Settings of the evaluation of one purifier on draws that chose nothing."""
-    settings = config["evaluation"]
-    draws = settings["draws" if purifier in config["run"]["varied"] else "sweep_draws"]
-    return evaluation(images=settings["images"], samples=settings["samples"], draws=draws, **JUDGE)
+    """Settings of the evaluation of one purifier on draws that chose nothing, and where part of the noise is known."""
+    settings, varied = config["evaluation"], purifier in config["run"]["varied"]
+    entries = {name: config["attacks"][name] for name in attacks_on(purifier)}
+    pools = {name: entry["pool"] for name, entry in entries.items() if "pool" in entry}
+    return evaluation(
+        images=settings["images"],
+        samples=settings["samples"],
+        draws=settings["draws" if varied else "sweep_draws"],
+        known_images=settings["known_images"] if varied else 0,
+        known_draws=settings["known_draws"],
+        pool=settings["pool"],
+        pools=pools,
+        **JUDGE,
+    )
 
 
 TRANSFER = f"{RESULTS}/adversarial/{config['transfer_attack']}/identity.safetensors"

@@ -12,6 +12,7 @@ from purification.attacks import PGD, AttackResult, Problem, pgd_attack
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import Journal
+from purification.knowledge import shared_noise
 from purification.threat import ThreatModel
 from workflow_scripts.defences import load_purifier, noise_source
 
@@ -53,12 +54,14 @@ def run_attack(
     memory: float,
     journal: Journal,
 ) -> AttackResult:
-    """One entry of `attacks`; knowledge "both" shares the fixed noise, "none" draws its own."""
+    """One entry of `attacks`; what it does not know of the defence's noise it draws on its own."""
     seed, device = evaluation["seed"], evaluation["device"]
     problem = Problem(
         defence, images, labels, ids,
         threat=ThreatModel(settings["norm"], settings["epsilon"]),
-        source=noise_source(seed, "fixed" if settings["knowledge"] == "both" else "attack", dataset, device),
+        source=shared_noise(
+            noise_source(seed, "attack", dataset, device), knowledge=settings["knowledge"], pool=settings.get("pool", 1)
+        ),
         start=noise_source(seed, "start", dataset, device),
         memory=memory,
     )  # fmt: skip

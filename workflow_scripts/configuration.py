@@ -97,7 +97,7 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for key, names in measured.items():
         for name in sorted(set(names) - evaluated):
             yield f"run.{key}: expected purifiers of run.sweep or run.controls, got {name!r} — add it there"
-    for key, most in (("worst_of", "draws"), ("votes", "draws"), ("samples", "images")):
+    for key, most in (("worst_of", "draws"), ("votes", "draws"), ("samples", "images"), ("known_images", "images")):
         if evaluation[key] > evaluation[most]:
             yield f"evaluation.{key}: expected at most {most} = {evaluation[most]}, got {evaluation[key]} — lower it"
     size = config["datasets"].get(config["dataset"], {}).get("splits", {}).get(evaluation["subset"], 0)
@@ -131,6 +131,22 @@ def _surrogate_problems(config: Mapping[str, Any], name: str, entry: Mapping[str
             yield f"attacks.{name}.surrogate_steps: expected at most the {steps} steps of {purifier}, {had}"
 
 
+def _knowledge_problems(config: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    known, knowledge = config["evaluation"]["known_images"], entry["knowledge"]
+    if ("pool" in entry) != (knowledge == "semi"):
+        wanted = "a number of draws with knowledge semi and none without it"
+        yield f"attacks.{name}.pool: expected {wanted}, got {entry.get('pool', 'none')} — add or remove it"
+    if knowledge in ("none", "both"):
+        return
+    if entry["images"] > known:
+        had = f"got {entry['images']} — it is judged under its own knowledge there, lower it"
+        yield f"attacks.{name}.images: expected at most evaluation.known_images = {known}, {had}"
+    for purifier in config["run"]["attacks"].get(name, []):
+        if purifier not in config["run"]["varied"]:
+            had = f"got {shown(config['run']['varied'])} — an attack with knowledge {knowledge} is judged there only"
+            yield f"run.varied: expected {purifier!r} of run.attacks.{name} among them, {had}"
+
+
 def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for name, entry in config["attacks"].items():
         if entry["stop_when_broken"] and (entry["knowledge"] != "both" or entry["draws"] != 1):
@@ -139,6 +155,7 @@ def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
                 "stopping at a lucky draw of a random defence reports chance as success"
             )
         yield from _surrogate_problems(config, name, entry)
+        yield from _knowledge_problems(config, name, entry)
         if name == config["base_attack"] and entry["knowledge"] != "both":
             yield f"attacks.{name}.knowledge: expected both, got {entry['knowledge']!r} — it is the base attack"
 

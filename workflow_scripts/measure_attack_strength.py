@@ -9,6 +9,7 @@ import pandas as pd
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
+from purification.matching import matched
 from workflow_scripts.attacking import run_attack
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_defence, noise_source
@@ -32,20 +33,25 @@ def measure_attack_strength(
 ) -> None:
     """One row per (variation, image); a variation replaces the budget (as a multiple) and the steps of the attack.
 
+    Beside it the same without an attack: the clean image, and random noise as large as every image's perturbation.
+
     The step size follows the steps, so that steps times step size stays what it is in the attack's entry.
     """
     fixed = noise_source(evaluation["seed"], "fixed", dataset, evaluation["device"])
     images, labels, ids = dataset.take(evaluation["subset"], settings["images"])
-    rows = []
+    normal = noise_source(evaluation["seed"], "random", dataset, evaluation["device"])(ids).normal("perturbation")
+    clean, rows = (defence.predict(images, ids, fixed, 0) == labels).numpy(), []
     for number, variation in enumerate(variations):
         epsilon, steps = settings["epsilon"] * variation["scale"], variation["steps"]
         changed = {"epsilon": epsilon, "steps": steps, "step_size": settings["step_size"] * settings["steps"] / steps}
         settings_now, part = {**settings, **changed}, journal.part(str(number))
         result = run_attack(dataset, defence, images, labels, ids, settings_now, evaluation, memory, part)
         correct = (defence.predict(result.adversarial, ids, fixed, 0) == labels).numpy()
+        control = matched(result.adversarial, images, normal, norm=settings["norm"], epsilon=epsilon)
+        held = (defence.predict(control, ids, fixed, 0) == labels).numpy()
         logger.info("budget %.4g, %d steps: accuracy %.4f", epsilon, steps, correct.mean())
-        head = {"scale": variation["scale"], "epsilon": epsilon, "steps": steps}
-        rows.append(pd.DataFrame({**head, "image": ids, "correct": correct}))
+        seen = {"image": ids, "correct": correct, "correct_clean": clean, "correct_matched": held}
+        rows.append(pd.DataFrame({"scale": variation["scale"], "epsilon": epsilon, "steps": steps, **seen}))
     write_rows(pd.concat(rows, ignore_index=True), output)
 
 

@@ -12,43 +12,76 @@ from torch import Tensor
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
+from purification.knowledge import shared_noise
+from purification.matching import matched
 from purification.measure.compression import directional
 from purification.noise import NoiseSource
-from purification.progress import track
 from purification.threat import NORMS, ThreatModel
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import count_adversarial, load_defence, noise_source, read_adversarial
 from workflow_scripts.job import job, replacing, write_rows
 from workflow_scripts.journal import resuming
+from workflow_scripts.judging import Distinct, distinct, predictions, predictions_of_some
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
-
-def predictions(
-    defence: Defence, inputs: Tensor, ids: list[int], fresh: NoiseSource, draws: int, name: str, journal: Journal
-) -> list[np.ndarray]:
-    """Predicted labels on every fresh draw."""
-    done = journal.load()
-    for draw in track(range(draws), f"fresh draws of {name}", len(done)):
-        done[f"{draw}"] = defence.predict(inputs, ids, fresh, draw)
-        journal.save(lambda: done, last=draw == draws - 1)
-    return [done[f"{draw}"].numpy() for draw in range(draws)]
+NOTHING = np.zeros(0, dtype=np.int64)
 
 
-def judged(
-    defence: Defence, inputs: Tensor, purified: Tensor, labels: Tensor, ids: list[int], varied: list[np.ndarray]
-) -> pd.DataFrame:
-    """One row per image: predictions under the fixed noise, on fresh draws, and of the bare classifier."""
-    return pd.DataFrame(
-        {
-            "image": ids,
-            "label": labels.numpy(),
-            "unpurified": defence.logits(inputs).argmax(dim=1).numpy(),
-            "fixed": defence.logits(purified).argmax(dim=1).numpy(),
-            "varied": list(np.stack(varied, axis=1)),
-        }
-    )
+def inputs_of(
+    dataset: Dataset, attacks: Mapping[str, Path], settings: Mapping[str, Any], images: Tensor, ids: list[int]
+) -> dict[str, Tensor]:
+    """Images to be judged by name; "<name>/matched" is random noise of the size that <name>'s perturbations have."""
+    threat = ThreatModel(settings["norm"], settings["epsilon"])
+    control = noise_source(settings["seed"], "random", dataset, settings["device"])
+    first = images[: settings["images"]]
+    inputs = {"clean": first, "random": threat.random(control(ids[: len(first)]).normal("perturbation"), first)}
+    inputs |= {name: read_adversarial(path, ids[: count_adversarial(path)]) for name, path in attacks.items()}
+    for name, batch in list(inputs.items()):
+        normal, clean = control(ids[: len(batch)]).normal("perturbation"), images[: len(batch)]
+        inputs[f"{name}/matched"] = matched(batch, clean, normal, norm=threat.norm, epsilon=threat.epsilon)
+    return inputs
+
+
+def known_predictions(
+    defence: Defence,
+    seen: Distinct,
+    names: list[str],
+    settings: Mapping[str, Any],
+    fresh: NoiseSource,
+    journal: Journal,
+) -> dict[str, dict[int, np.ndarray]]:
+    """Labels of the first `known_images` of every name where part of the noise, or a pool of it, is known."""
+    members = sorted({i for name in names for i in seen.members[name][: settings["known_images"]]})
+    largest = max([settings["pool"], *settings["pools"].values()])
+    sources = {
+        "fixed_forward": (shared_noise(fresh, knowledge="forward", pool=1), settings["known_draws"]),
+        "fixed_reverse": (shared_noise(fresh, knowledge="reverse", pool=1), settings["known_draws"]),
+        "semi": (shared_noise(fresh, knowledge="semi", pool=largest), largest),
+    }
+    return {
+        column: predictions_of_some(defence, seen, members, source, draws, column, journal.part(column))
+        for column, (source, draws) in sources.items()
+    }
+
+
+def judgements(
+    name: str,
+    seen: Distinct,
+    judged: Mapping[str, np.ndarray],
+    known: Mapping[str, Mapping[int, np.ndarray]],
+    settings: Mapping[str, Any],
+) -> dict[str, list[Any]]:
+    """Columns of predicted labels of one name, those of its control beside them."""
+    own, control = seen.members[name], seen.members[f"{name}/matched"]
+    columns = {column: list(values[own]) for column, values in judged.items()}
+    columns |= {f"matched_{column}": list(judged[column][control]) for column in ("fixed", "varied")}
+    pool = settings["pools"].get(name, settings["pool"])
+    for column, found in known.items():
+        shown = [found[i] if k < settings["known_images"] else NOTHING for k, i in enumerate(own)]
+        columns[column] = [row[:pool] if column == "semi" else row for row in shown]
+    return columns
 
 
 def purify_images(
@@ -62,30 +95,32 @@ def purify_images(
     journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per (attack, image); "clean" is the image itself, "random" noise as large as the budget."""
-    fixed, fresh, control = (
-        noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "evaluation", "random")
+    fixed, fresh = (
+        noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "evaluation")
     )
-    counts = {"clean": settings["images"], "random": settings["images"]}
-    counts |= {name: count_adversarial(path) for name, path in attacks.items()}
-    images, labels, ids = dataset.take(settings["subset"], max(counts.values()))
-    anchors = defence.purify(images, ids, fixed, 0)
+    count = max([settings["images"], *map(count_adversarial, attacks.values())])
+    images, labels, ids = dataset.take(settings["subset"], count)
+    inputs = inputs_of(dataset, attacks, settings, images, ids)
+    names, seen = ["clean", "random", *attacks], distinct({**inputs, "all": images}, ids)
+    purified = defence.purify(seen.images, seen.ids, fixed, 0)
+    judged = {
+        "unpurified": defence.logits(seen.images).argmax(dim=1).numpy(),
+        "fixed": defence.logits(purified).argmax(dim=1).numpy(),
+        "varied": predictions(defence, seen.images, seen.ids, fresh, settings["draws"], "all", journal.part("varied")),
+    }
+    known = known_predictions(defence, seen, names, settings, fresh, journal)
     tables, examples = [], {}
-    for name, n in counts.items():
-        clean, inputs, some = images[:n], images[:n], ids[:n]
-        if name in attacks:
-            inputs = read_adversarial(attacks[name], some)
-        elif name == "random":
-            normal = control(some).normal("perturbation")
-            inputs = ThreatModel(settings["norm"], settings["epsilon"]).random(normal, clean)
-        purified = anchors[:n] if name == "clean" else defence.purify(inputs, some, fixed, 0)
-        varied = predictions(defence, inputs, some, fresh, settings["draws"], name, journal.part(name))
-        frame = judged(defence, inputs, purified, labels[:n], some, varied)
-        frame["compression"] = directional(purified, anchors[:n], inputs, clean).numpy()
+    for name in names:
+        some, n = purified[seen.members[name]], len(inputs[name])
+        frame = pd.DataFrame({"attack": name, "image": ids[:n], "label": labels[:n].numpy()})
+        frame = frame.assign(**judgements(name, seen, judged, known, settings))
+        anchors = purified[seen.members["all"][:n]]
+        frame["compression"] = directional(some, anchors, inputs[name], images[:n]).numpy()
         for norm, measure in NORMS.items():
-            frame[f"size_{norm}"] = measure.size(inputs - clean).numpy()
-        tables.append(frame.assign(attack=name))
-        examples[f"{name}/input"] = inputs[: settings["samples"]].contiguous()
-        examples[f"{name}/purified"] = purified[: settings["samples"]].contiguous()
+            frame[f"size_{norm}"] = measure.size(inputs[name] - images[:n]).numpy()
+        tables.append(frame)
+        examples[f"{name}/input"] = inputs[name][: settings["samples"]].contiguous()
+        examples[f"{name}/purified"] = some[: settings["samples"]].contiguous()
     write_rows(pd.concat(tables, ignore_index=True), rows)
     with replacing(samples) as temporary:
         save_file(examples, temporary)

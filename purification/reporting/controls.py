@@ -24,6 +24,8 @@ def controls(rows: Rows) -> pd.DataFrame:
                 "purifier": point.purifier,
                 "compression": point.compression,
                 "clean": point.clean,
+                "random": point.random,
+                "matched": point.matched,
                 "robust": point.robust,
                 "robust_low": point.robust_low,
                 "robust_high": point.robust_high,

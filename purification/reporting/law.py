@@ -20,7 +20,7 @@ INTERCEPT_BELOW = 0.3  # clean accuracy is taken from purifiers compressing belo
 
 
 def points(rows: Rows) -> pd.DataFrame:
-    """One row per purifier of the sweep and of the controls: compression, fixed-randomness accuracy, clean accuracy."""
+    """One row per purifier of the sweep and of the controls: compression, accuracy with frozen noise, its controls."""
     run, purifiers = rows.settings["run"], rows.settings["purifiers"]
     records = []
     for name in [*run["sweep"], *run["controls"]]:
@@ -36,6 +36,8 @@ def points(rows: Rows) -> pd.DataFrame:
                 "compression_null": null,
                 **columns("robust", rows.fixed(name, rows.base_attack)),
                 **columns("clean", rows.fixed(name, "clean")),
+                **columns("random", rows.fixed(name, "random")),
+                **columns("matched", rows.fixed_matched(name, rows.base_attack)),
             }
         )
     return pd.DataFrame(records)

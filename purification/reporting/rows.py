@@ -108,19 +108,24 @@ class Rows:
         correct = fixed_correct(self.purified(purifier, attack))
         return statistics.wilson(int(correct.sum()), len(correct))
 
+    def fixed_matched(self, purifier: str, attack: str) -> Estimate:
+        """The same on random noise as large as every image's perturbation."""
+        frame = self.purified(purifier, attack)
+        return statistics.wilson(int((frame.matched_fixed == frame.label).sum()), len(frame))
+
     def compression(self, purifier: str, model: str = "trained", scale: float = 1.0) -> Estimate:
         """Isotropic compression rate about the centroid, at a multiple of the budget."""
         return self.mean(self.select("compression", purifier, model, probe_scale=scale).compression)
 
     def budget_curve(self, purifier: str) -> pd.DataFrame:
-        """Accuracy with its interval for every (scale, steps) of the attack-strength measurement."""
+        """Accuracy and its controls for every (scale, steps) of the attack-strength measurement."""
         frame = self.frames["attack_strength"]
         rows = []
         for (scale, steps), group in frame[frame.purifier == purifier].groupby(["scale", "steps"]):
-            estimate = statistics.wilson(int(group.correct.sum()), len(group))
-            rows.append(
-                {"scale": scale, "steps": steps, "epsilon": group.epsilon.iloc[0], **columns("robust", estimate)}
-            )
+            row = {"scale": scale, "steps": steps, "epsilon": group.epsilon.iloc[0]}
+            for name, correct in (("robust", "correct"), ("clean", "correct_clean"), ("matched", "correct_matched")):
+                row |= columns(name, statistics.wilson(int(group[correct].sum()), len(group)))
+            rows.append(row)
         return pd.DataFrame(rows)
 
 

@@ -12,8 +12,10 @@ from purification.reporting import law
 from purification.reporting.claims import judge_all
 from purification.reporting.controls import controls
 from purification.reporting.examination import attack_checks
+from purification.reporting.pairs import paired
+from purification.reporting.protocol import three, under_knowledge, with_controls
 from purification.reporting.reliability import audits
-from purification.reporting.rows import Rows, columns, fixed_correct, varied_correct
+from purification.reporting.rows import Rows, columns, fixed_correct
 
 CUTS = (0.25, 1.0)
 
@@ -24,53 +26,20 @@ def robustness(rows: Rows) -> pd.DataFrame:
     avg        mean over fresh draws;  wor_N  right in all of N resubmissions;  mv_K  plurality of K draws
                (wor and mv only where enough draws were made)
     fixed      under the fixed randomness (the one an attack with knowledge "both" was made for)
+    fixed_forward, fixed_reverse, semi   with one noise, or a pool of draws, known; on fewer images (`_n`)
+    <estimand>_<control>   the same without the attack, on the same images: clean, random and matched noise
     unpurified the bare classifier on the same images
     """
     records = []
     for (purifier, attack), frame in rows.frames["purified"].groupby(["purifier", "attack"], sort=False):
-        fixed, bare = fixed_correct(frame), np.asarray(frame.unpurified == frame.label)
-        record = {"purifier": purifier, "attack": attack, "n": len(frame)}
-        record |= _three("fixed", statistics.wilson(int(fixed.sum()), len(frame)))
-        record |= _varied(rows, frame)
-        records.append({**record, **_three("unpurified", statistics.wilson(int(bare.sum()), len(frame)))})
-    return pd.DataFrame(records)
-
-
-def _varied(rows: Rows, frame: pd.DataFrame) -> dict[str, float]:
-    """Estimands over the fresh draws of one (purifier, attack)."""
-    evaluation, correct = rows.settings["evaluation"], varied_correct(frame)
-    worst, votes, draws = evaluation["worst_of"], evaluation["votes"], correct.shape[1]
-    record = {"draws": draws, **_three("avg", rows.mean(statistics.average_robustness(correct)))}
-    if draws >= worst:
-        record |= _three(f"wor_{worst}", rows.mean(statistics.worst_of(correct, worst)))
-    if draws >= votes:
-        predictions, labels = np.stack(frame.varied.to_list()), frame.label.to_numpy()
-        majority = statistics.majority_vote(
-            predictions, labels, votes, subsets=evaluation["vote_subsets"], seed=rows.settings["seed"]
-        )
-        record |= _three(f"mv_{votes}", rows.mean(majority))
-    return record
-
-
-def _three(name: str, estimate: statistics.Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
-def paired(rows: Rows) -> pd.DataFrame:
-    """Paired comparisons on the same images: fixed-randomness accuracy of every purifier against the headline's.
-
-    difference with its bootstrap interval over images, and the exact McNemar p-value.
-    """
-    reference, records = rows.purified(rows.headline, rows.base_attack), []
-    for purifier in rows.settings["run"]["sweep"]:
-        if purifier == rows.headline:
-            continue
-        other = fixed_correct(rows.purified(purifier, rows.base_attack))
-        own = fixed_correct(reference)
-        difference = rows.mean(other.astype(float) - own.astype(float))
-        p = statistics.mcnemar(other, own)
-        pair = {"purifier": purifier, "against": rows.headline, **columns("difference", difference)}
-        records.append({**pair, "mcnemar_p": p})
+        bare, draws = np.asarray(frame.unpurified == frame.label), len(frame.varied.iloc[0])
+        record = {"purifier": purifier, "attack": attack, "n": len(frame), "draws": draws}
+        for control, found in with_controls(rows, str(purifier), str(attack)):
+            for name, estimate in found.items():
+                record |= three(f"{name}{control}", estimate)
+        for name, estimate in under_knowledge(rows, frame).items():
+            record |= columns(name, estimate)
+        records.append({**record, **three("unpurified", statistics.wilson(int(bare.sum()), len(frame)))})
     return pd.DataFrame(records)
 
 
@@ -80,7 +49,7 @@ def compression(rows: Rows) -> pd.DataFrame:
     for (purifier, scale), _ in rows.frames["compression"].groupby(["purifier", "probe_scale"], sort=False):
         own = rows.select("compression", purifier, probe_scale=scale)
         record = {"purifier": purifier, "probe_scale": scale, **columns("compression", rows.mean(own.compression))}
-        record |= _three("anchor", rows.mean(own.compression_anchor))
+        record |= three("anchor", rows.mean(own.compression_anchor))
         records.append({**record, **_excess(rows, "compression", purifier, "compression", probe_scale=scale)})
     return pd.DataFrame(records)
 
@@ -91,7 +60,7 @@ def _excess(rows: Rows, kind: str, purifier: str, column: str, **equal: object) 
         return {"null": np.nan, "excess": np.nan, "excess_low": np.nan, "excess_high": np.nan}
     own = rows.select(kind, purifier, "trained", **equal)[column].to_numpy()
     null = rows.select(kind, purifier, "null", **equal)[column].to_numpy()
-    return {"null": float(np.nanmean(null)), **_three("excess", rows.mean(own - null))}
+    return {"null": float(np.nanmean(null)), **three("excess", rows.mean(own - null))}
 
 
 def directional_compression(rows: Rows) -> pd.DataFrame:
@@ -134,7 +103,7 @@ def distances(rows: Rows) -> pd.DataFrame:
             begin = path[path.position == 0.0][metric]
             end = path[path.position == 2.0][metric]
             record = {"purifier": purifier, "start": start, "metric": metric}
-            record |= {**_three("before", rows.mean(begin)), **columns("after", rows.mean(end))}
+            record |= {**three("before", rows.mean(begin)), **columns("after", rows.mean(end))}
             records.append({**record, **_excess(rows, "distances", purifier, metric, start=start, position=2.0)})
     return pd.DataFrame(records)
 
@@ -150,9 +119,9 @@ def spectrum(rows: Rows) -> pd.DataFrame:
                 "purifier": purifier,
                 "model": model,
                 "n": len(frame),
-                **_three("below_0.25", rows.mean((values < CUTS[0]).mean(axis=1))),
-                **_three("above_1", rows.mean((values > CUTS[1]).mean(axis=1))),
-                **_three("rms", rows.mean(np.sqrt(mean_square))),
+                **three("below_0.25", rows.mean((values < CUTS[0]).mean(axis=1))),
+                **three("above_1", rows.mean((values > CUTS[1]).mean(axis=1))),
+                **three("rms", rows.mean(np.sqrt(mean_square))),
                 "rms_matrix_free": float(np.sqrt(frame.hutchinson).mean()),
                 "rms_small_probes": float(frame.compression_small.mean()),
                 "largest": float(values[:, 0].mean()),
@@ -184,7 +153,7 @@ def prediction(rows: Rows) -> pd.DataFrame:
     for (subset, predictor), group in made.groupby(["subset", "predictor"], sort=False):
         covered = statistics.wilson(int(group.covered.sum()), len(group))
         record = {"subset": subset, "predictor": predictor, **columns("error_points", rows.mean(group.error))}
-        records.append({**record, "worst_error_points": group.error.max(), **_three("coverage", covered)})
+        records.append({**record, "worst_error_points": group.error.max(), **three("coverage", covered)})
     return pd.DataFrame(records).assign(nominal_coverage=rows.settings["fit"]["level"])
 
 

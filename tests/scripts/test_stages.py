@@ -6,12 +6,15 @@ import logging
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from purification.data import Dataset
 from purification.defence import Defence
+from purification.knowledge import KNOWLEDGE, shared_noise
+from purification.noise import FORWARD, REVERSE, Noise, NoiseSource
 from purification.purifiers import FunctionPurifier
 from workflow_scripts.attack_images import attack_images
 from workflow_scripts.datasets import read_dataset
@@ -27,6 +30,7 @@ CLASSIFIER = {
     **{"widths": [4], "steps": 3, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0, "warmup": 1, "shift": 1}
 }
 EVALUATION = {"seed": 0, "device": "cpu", "batch_size": 4, "subset": "test", "norm": "linf", "epsilon": 0.1}
+JUDGED = {"known_images": 0, "known_draws": 2, "pool": 2, "pools": {}}
 ATTACK = {
     **{
         "kind": "pgd",
@@ -99,7 +103,7 @@ def test_adversarial_images_and_rows_do_not_depend_on_padding(
     defence = Defence(FunctionPurifier(fragile), linear_classifier, batch_size)
     output, rows = tmp_path / "adversarial.safetensors", tmp_path / "rows.parquet"
     attack_images(dataset, defence, ATTACK, EVALUATION, 1e9, output=output)
-    settings = {**EVALUATION, "images": 5, "draws": 3, "samples": 2}
+    settings = {**EVALUATION, **JUDGED, "images": 5, "draws": 3, "samples": 2}
     purify_images(dataset, defence, {"fixed": output}, settings, rows=rows, samples=tmp_path / "samples.safetensors")
     frame = pd.read_parquet(rows)
     assert frame.attack.value_counts().to_dict() == {"fixed": 6, "clean": 5, "random": 5}
@@ -109,6 +113,85 @@ def test_adversarial_images_and_rows_do_not_depend_on_padding(
     moved = attacked[attacked.size_l2 > 0]
     assert moved.compression.to_numpy() == pytest.approx(0.9, rel=1e-4)
     assert all((row.fixed == pd.Series(row.varied)).all() for row in frame.itertuples())
+
+
+def telling(images: torch.Tensor, noise: Noise) -> torch.Tensor:
+    """What it draws and nothing else, so that a label tells which draws were used."""
+    drawn = noise.normal(FORWARD) + 10 * noise.normal(REVERSE)
+    return drawn + 0 * images
+
+
+def told(source: NoiseSource, image: int, draw: int) -> int:
+    noise = source([image], draw)
+    return int((noise.normal(FORWARD) + 10 * noise.normal(REVERSE)).flatten(1)[:, :10].argmax())
+
+
+def test_rows_are_judged_under_every_knowledge(dataset: Dataset, tmp_path: Path) -> None:
+    """First images only, on the draws of each knowledge, and a pool as large as the attack's own."""
+    defence = Defence(FunctionPurifier(telling), lambda x: x.flatten(1)[:, :10], 4)
+    attack_images(dataset, defence, {**ATTACK, "stop_when_broken": False}, EVALUATION, 1e9, output=tmp_path / "a")
+    settings = {**EVALUATION, "images": 5, "draws": 3, "samples": 1, "known_images": 4, "known_draws": 2, "pool": 2}
+    rows, attacks = tmp_path / "rows.parquet", {"fixed": tmp_path / "a", "semi": tmp_path / "a"}
+    purify_images(dataset, defence, attacks, {**settings, "pools": {"semi": 3}}, rows=rows, samples=tmp_path / "s")
+    fresh = NoiseSource(0, "evaluation", dataset.shape)
+    known = {name: shared_noise(fresh, knowledge=name, pool=3) for name in KNOWLEDGE}
+    for row in pd.read_parquet(rows).itertuples():
+        first = row.image in dataset.take("test", 4)[2]
+        expected = {
+            "fixed": (told(known["both"], row.image, 0),),
+            "varied": tuple(told(fresh, row.image, draw) for draw in range(3)),
+            "fixed_forward": tuple(told(known["forward"], row.image, draw) for draw in range(2 * first)),
+            "fixed_reverse": tuple(told(known["reverse"], row.image, draw) for draw in range(2 * first)),
+            "semi": tuple(told(known["semi"], row.image, d) for d in range((3 if row.attack == "semi" else 2) * first)),
+        }
+        expected |= {f"matched_{name}": expected[name] for name in ("fixed", "varied")}
+        for column, labels in expected.items():
+            assert tuple(np.atleast_1d(getattr(row, column))) == labels, column
+
+
+def test_the_control_beside_a_row_is_noise_of_the_size_of_its_perturbation(dataset: Dataset, tmp_path: Path) -> None:
+    """A defence that tells how far an image is from the clean one: the control is as far, in another direction."""
+    images, _, ids = dataset.take("test", 6)
+    clean = dict(zip(ids, images, strict=True))
+
+    def measuring(x: torch.Tensor, noise: Noise) -> torch.Tensor:
+        moved = x - torch.stack([clean[i] for i in noise.images])
+        size, first = (100 * moved.flatten(1).abs().amax(1)).round(), moved.flatten(1)[:, :128].sum(1)
+        return torch.stack([size, first], 1)[:, None, None, :].expand(-1, 1, 16, 2).repeat(1, 1, 1, 8)
+
+    def tell(x: torch.Tensor) -> torch.Tensor:
+        return -(torch.arange(11) - x[:, 0, 0, :1]).abs()
+
+    defence, path = Defence(FunctionPurifier(measuring), tell, 4), tmp_path / "a"
+    sizes = torch.tensor([0.0, 0.02, 0.04, 0.06, 0.08, 0.1]).view(-1, 1, 1, 1)
+    write_adversarial(images + sizes * torch.where(images > 0.5, -1.0, 1.0), ids, path)
+    settings = {**EVALUATION, **JUDGED, "images": 6, "draws": 2, "samples": 1}
+    rows = tmp_path / "rows.parquet"
+    purify_images(dataset, defence, {"fixed": path}, settings, rows=rows, samples=tmp_path / "s")
+    frame = pd.read_parquet(rows).set_index("attack")
+    assert frame.loc["fixed"].fixed.tolist() == [0, 2, 4, 6, 8, 10]
+    assert frame.loc["fixed"].matched_fixed.tolist() == [0, 2, 4, 6, 8, 10]
+    assert [list(row) for row in frame.loc["fixed"].matched_varied] == [[k, k] for k in range(0, 12, 2)]
+    assert set(frame.loc["clean"].matched_fixed) == {0} and set(frame.loc["random"].matched_fixed) == {10}
+
+
+def test_every_distinct_image_is_purified_once_per_draw(dataset: Dataset, tmp_path: Path) -> None:
+    """Controls and attacks that coincide with other images cost nothing and agree with them."""
+    seen: list[tuple[int, bytes, int]] = []
+
+    def counted(x: torch.Tensor, noise: Noise) -> torch.Tensor:
+        seen.extend((i, image.numpy().tobytes(), d) for i, image, d in zip(noise.images, x, noise.draws, strict=True))
+        return x
+
+    images, _, ids = dataset.take("test", 4)
+    write_adversarial(images, ids, tmp_path / "a")
+    settings = {**EVALUATION, **JUDGED, "images": 4, "draws": 3, "samples": 1}
+    defence = Defence(FunctionPurifier(counted), linear_classifier, 4)
+    rows = tmp_path / "rows.parquet"
+    purify_images(dataset, defence, {"fixed": tmp_path / "a"}, settings, rows=rows, samples=tmp_path / "s")
+    assert len(seen) == 4 * 2 * (1 + 3)  # clean and random, the frozen and three fresh draws
+    frame = pd.read_parquet(rows).set_index("attack")
+    assert frame.loc["fixed"].fixed.tolist() == frame.loc["clean"].fixed.tolist()
 
 
 def test_adversarial_images_of_other_images_are_refused(tmp_path: Path) -> None:

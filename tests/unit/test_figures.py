@@ -56,7 +56,9 @@ def purified(run: dict[str, Any], purifier: str, rng: np.random.Generator) -> pd
             "fixed": seen[:, 1],
             "compression": rng.random(IMAGES) if attack != "clean" else np.nan,
         }
-        parts.append(pd.DataFrame({**columns, "varied": list(seen[:, 2:])}))
+        drawn = {"varied": list(seen[:, 2:]), "matched_varied": list(seen[:, 2:])}
+        known = {name: list(seen[:, 2:4]) for name in ("fixed_forward", "fixed_reverse", "semi")}
+        parts.append(pd.DataFrame({**columns, "matched_fixed": label, **drawn, **known}))
     return pd.concat(parts).assign(purifier=purifier)
 
 
@@ -107,7 +109,8 @@ def strength(run: dict[str, Any], purifier: str, rng: np.random.Generator) -> pd
     for variation in run["attack_strength"]["undefended" if purifier == "identity" else "defended"]:
         correct = rng.random(IMAGES) < 1.0 / (1.0 + np.exp(12.0 * (variation["scale"] - 0.35)))
         head = {"purifier": purifier, **variation, "epsilon": variation["scale"] * run["threat"]["epsilon"]}
-        parts.append(pd.DataFrame({**head, "image": range(IMAGES), "correct": correct}))
+        controls = {"correct_clean": True, "correct_matched": True}
+        parts.append(pd.DataFrame({**head, "image": range(IMAGES), "correct": correct, **controls}))
     return pd.concat(parts)
 
 

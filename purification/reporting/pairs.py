@@ -1,0 +1,55 @@
+"""Paired comparisons on the same images and the same noise: between purifiers, and between settings of one purifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from purification.reporting.protocol import JUDGED, NO_ATTACKS, compared, knowledge_of
+from purification.reporting.rows import Rows
+
+Side = tuple[str, str, str]  # purifier, attack, what its images are judged by
+
+
+def paired(rows: Rows) -> pd.DataFrame:
+    """Difference of two accuracies with its bootstrap interval over images, and the exact McNemar test.
+
+    purifiers  every purifier of the sweep against the headline: base attack (frozen noise), transfer (fresh draws)
+    settings   of the purifiers of run.varied: every attack, judged under what it knows, against the base attack, and
+               against its own controls under the same judgement
+    """
+    records = []
+    for (purifier, attack, judged_by), (other, control, by) in [*_between_purifiers(rows), *_between_settings(rows)]:
+        record = {"purifier": purifier, "attack": attack, "judged_by": judged_by}
+        record |= {"against": other, "against_attack": control, "against_judged_by": by}
+        found = compared(rows, _judged(rows, purifier, attack, judged_by), _judged(rows, other, control, by))
+        records.append({**record, **found})
+    return pd.DataFrame(records)
+
+
+def _judged(rows: Rows, purifier: str, attack: str, judged_by: str) -> tuple[pd.DataFrame, str]:
+    """Rows and the column of labels; "<attack>/matched" is the control beside an attack."""
+    name, _, control = attack.partition("/")
+    return rows.purified(purifier, name), f"{control}_{judged_by}" if control else judged_by
+
+
+def _between_purifiers(rows: Rows) -> Iterator[tuple[Side, Side]]:
+    for purifier in rows.settings["run"]["sweep"]:
+        for attack, judged_by in ((rows.base_attack, "fixed"), ("transfer", "varied")):
+            if purifier != rows.headline:
+                yield (purifier, attack, judged_by), (rows.headline, attack, judged_by)
+
+
+def _between_settings(rows: Rows) -> Iterator[tuple[Side, Side]]:
+    for purifier in rows.settings["run"]["varied"]:
+        for attack in rows.attacks_on(purifier):
+            if attack in NO_ATTACKS:
+                continue
+            own = (purifier, attack, JUDGED[knowledge_of(rows, attack)])
+            if attack != rows.base_attack:
+                yield own, (purifier, rows.base_attack, "fixed")
+            for control in NO_ATTACKS:
+                yield own, (purifier, control, own[2])
+            if own[2] in ("fixed", "varied"):
+                yield own, (purifier, f"{attack}/matched", own[2])
