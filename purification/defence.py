@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purification.batching import batches, map_batches
-from purification.gradients import gradient, steps_within
+from purification.gradients import bytes_of_step, gradient
 from purification.models.classifiers import Classifier
 from purification.noise import NoiseSource
 from purification.purifiers import Purifier, purify
+
+logger = logging.getLogger("purification")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -36,13 +39,21 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "m
 class Defence:
     """purifier and classifier, both frozen; all methods take images (n, C, H, W) and their dataset indices.
 
-    surrogate   purifier of fewer steps, for the gradient mode of that name; nothing else looks at it
+    batch_size           of everything but gradients
+    surrogate            purifier of fewer steps, for the gradient mode of that name; nothing else looks at it
+    gradient_batch_size  of gradients, whose activations take the memory; None: the same. Like `batch_size` it decides
+                         the last bits of a result, so it is a setting and never follows from the machine
     """
 
     purifier: Purifier
     classifier: Classifier
     batch_size: int
     surrogate: Purifier | None = None
+    gradient_batch_size: int | None = None
+
+    @property
+    def _differentiated(self) -> int:
+        return self.gradient_batch_size or self.batch_size
 
     def purify(self, images: Tensor, ids: Sequence[int], source: NoiseSource, draw: int) -> Tensor:
         """Purified images at one draw."""
@@ -64,9 +75,16 @@ class Defence:
         return self.logits(self.purify(images, ids, source, draw)).argmax(dim=1)
 
     def kept_steps(self, images: Tensor, ids: Sequence[int], source: NoiseSource, memory: float) -> int:
-        """Steps whose activations fit into `memory` bytes at this batch size."""
-        block, _ = next(batches(range(len(images)), self.batch_size))
-        return steps_within(self.purifier, images[block], source([ids[i] for i in block]), memory)
+        """Steps whose activations fit into `memory` bytes at this batch size; a warning where not even one does."""
+        size = self._differentiated
+        block, _ = next(batches(range(len(images)), size))
+        need = bytes_of_step(self.purifier, images[block], source([ids[i] for i in block]))
+        if need > memory:
+            logger.warning(
+                "one step of %d images keeps %.3g bytes of activations, memory_bytes allows %.3g: "
+                "expected gradient_batch_size of at most %d", size, need, memory, max(1, int(size * memory / need)),
+            )  # fmt: skip
+        return min(self.purifier.num_steps, int(memory // max(need, 1)))
 
     def loss_gradient(
         self,
@@ -83,7 +101,7 @@ class Defence:
         """Per-image loss (n,), its gradient at the images (n, C, H, W), and predicted labels (n,), at one draw."""
         values, gradients, predictions = [], [], []
         options: dict[str, Any] = {"surrogate": self.surrogate} if mode == "surrogate" else {}
-        for block, valid in batches(range(len(images)), self.batch_size):
+        for block, valid in batches(range(len(images)), self._differentiated):
             logits: list[Tensor] = []
 
             def objective(purified: Tensor, block: list[int] = block, logits: list[Tensor] = logits) -> Tensor:

@@ -161,8 +161,8 @@ def _executed(purifier: Purifier, images: Tensor, noise: Noise, objective: PerIm
         return Gradient(objective(purified), other.gradient, purified)
 
 
-def steps_within(purifier: Purifier, images: Tensor, noise: Noise, memory: float) -> int:
-    """How many steps' activations fit into `memory` bytes for this batch, measured on the first step."""
+def bytes_of_step(purifier: Purifier, images: Tensor, noise: Noise) -> int:
+    """Activations that the first step of this batch keeps for its derivative, in bytes; 0 without steps."""
     if purifier.num_steps == 0:
         return 0
     saved: dict[int, int] = {}
@@ -177,4 +177,9 @@ def steps_within(purifier: Purifier, images: Tensor, noise: Noise, memory: float
     state = purifier.start(source, noise).detach().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         purifier.step(0, state, source, noise)
-    return min(purifier.num_steps, int(memory // max(sum(saved.values()), 1)))
+    return sum(saved.values())
+
+
+def steps_within(purifier: Purifier, images: Tensor, noise: Noise, memory: float) -> int:
+    """How many steps' activations fit into `memory` bytes for this batch."""
+    return min(purifier.num_steps, int(memory // max(bytes_of_step(purifier, images, noise), 1)))

@@ -19,7 +19,7 @@ rule attack_images:
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=lambda wildcards: attack_settings(wildcards.attack),
-        evaluation=evaluation(**JUDGE),
+        evaluation=evaluation(**JUDGE, **GRADIENT),
         code=code_of("attack_images", evaluation(**JUDGE)),
     message:
         "Attacking {wildcards.purifier} with {wildcards.attack}"
@@ -74,7 +74,7 @@ rule measure_attack_strength:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=attack_settings(config["base_attack"]),
         variations=strengths_of,
-        evaluation=evaluation(**JUDGE),
+        evaluation=evaluation(**JUDGE, **GRADIENT),
         code=code_of("measure_attack_strength", attack_settings(config["base_attack"]), evaluation(**JUDGE)),
     message:
         "Attacking {wildcards.purifier} with other budgets and steps"

@@ -122,6 +122,10 @@ def user_code_of(wildcards):
     return user_files(config["purifiers"][wildcards.purifier])
 
 
+# Settings of jobs that compute gradients.
+GRADIENT = {"gradient_batch_size": config["gradient_batch_size"]}
+
+
 def evaluation(**extra):
     """Settings every evaluation job shares."""
     shared = {key: config[key] for key in ("seed", "device", "batch_size")}

@@ -1,7 +1,7 @@
 """Measurements of a purifier; none but the audit needs the classifier."""
 
 AUDITED = [purifier_settings(name) for name in EVALUATED]
-AUDIT = {**config["audit"], "batch_size": min(config["batch_size"], config["audit"]["images"])}
+AUDIT = {**config["audit"], "batch_size": min(config["gradient_batch_size"], config["audit"]["images"])}
 
 
 rule measure_distances:
@@ -97,7 +97,7 @@ rule compute_jacobian:
         "../envs/compute.yaml"
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
-        settings=evaluation(**config["jacobian"]),
+        settings=evaluation(**config["jacobian"], **GRADIENT),
         code=code_of("compute_jacobian", evaluation()),
     message:
         "Computing Jacobians of {wildcards.purifier}"

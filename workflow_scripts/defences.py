@@ -108,7 +108,7 @@ def load_defence(
     """The purifier of an entry in front of the classifier whose entry is settings["classifier"]."""
     purifier = load_purifier(entry, inputs.denoiser, dataset, settings["device"], dtype)
     judge = load_judge(settings["classifier"], inputs.classifier, dataset, settings["device"], dtype)
-    return Defence(purifier, judge, settings["batch_size"])
+    return Defence(purifier, judge, settings["batch_size"], gradient_batch_size=settings.get("gradient_batch_size"))
 
 
 def noise_source(seed: int, role: str, dataset: Dataset, device: str) -> NoiseSource:

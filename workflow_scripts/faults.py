@@ -31,8 +31,8 @@ def sentence(error: BaseException) -> str:
         )
     if isinstance(error, MemoryError) or any(words in text for words in NO_MEMORY):
         return (
-            f"expected enough memory, got {' '.join(text.split()) or 'none left'} — lower batch_size, memory_bytes or "
-            "the numbers of images and samples, or run fewer jobs at once"
+            f"expected enough memory, got {' '.join(text.split()) or 'none left'} — lower batch_size, "
+            "gradient_batch_size, memory_bytes or the numbers of images and samples, or run fewer jobs at once"
         )
     if number in FORBIDDEN_NUMBERS:
         return f"expected a file that can be written and read, got {error.strerror}{file} — change its permissions"  # type: ignore[attr-defined]

@@ -91,7 +91,7 @@ def test_too_little_memory_says_what_to_lower(
 ) -> None:
     said = failed(tmp_path, ask, capsys)
     assert said.startswith("expected enough memory, got ") and SENTENCE.fullmatch(said)
-    assert "lower batch_size, memory_bytes or" in said
+    assert "lower batch_size, gradient_batch_size, memory_bytes or" in said
 
 
 def test_a_batch_that_does_not_fit_into_memory_fails_without_output(

@@ -187,3 +187,9 @@ def test_a_change_of_configuration_reruns_exactly_what_depends_on_it(finished: P
 
 def test_a_change_taken_back_leaves_nothing_to_do(finished: Project) -> None:
     assert finished.planned() == set()
+
+
+def test_the_size_of_gradient_batches_reruns_what_differentiates_and_what_follows(finished: Project) -> None:
+    rules = {job.split()[0] for job in finished.planned({"gradient_batch_size": 2})}
+    assert {"attack_images", "measure_attack_strength", "compute_jacobian", "audit_gradients"} <= rules
+    assert not rules & {"measure_compression", "measure_randomness", "train_classifier", "train_denoiser"}
