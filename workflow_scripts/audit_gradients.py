@@ -11,27 +11,45 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from purification.batching import batches
 from purification.data import Dataset
 from purification.defence import Defence
+from purification.journal import NO_JOURNAL, Journal
 from purification.measure.audit import Sample, audit
 from purification.progress import track
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_defence, noise_source
 from workflow_scripts.job import job, logger, write_rows
+from workflow_scripts.journal import collect_rows, resuming
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
 def audit_gradients(
-    dataset: Dataset, defence: Defence, exact: Defence, settings: Mapping[str, Any], *, output: Path
+    dataset: Dataset,
+    defence: Defence,
+    exact: Defence,
+    settings: Mapping[str, Any],
+    *,
+    output: Path,
+    journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per image, one column per check; `exact` is the same defence in float64."""
     images, labels, ids = dataset.take(settings["subset"], settings["images"])
-    sample = Sample(images, labels, ids, noise_source(settings["seed"], "fixed", dataset, settings["device"]))
-    checks = audit(defence, exact, sample, step=settings["difference_step"], epsilon=settings["epsilon"])
-    table = pd.DataFrame({"image": ids, **{name: values.numpy() for name, values in checks.items()}})
-    worst = ", ".join(f"{name} {table[name].max():.3g}" for name in checks)
+    source = noise_source(settings["seed"], "fixed", dataset, settings["device"])
+
+    def rows_of(item: tuple[list[int], int]) -> pd.DataFrame:
+        index, valid = item
+        block = index[:valid]
+        some = [ids[i] for i in block]
+        sample = Sample(images[block], labels[block], some, source)
+        checks = audit(defence, exact, sample, step=settings["difference_step"], epsilon=settings["epsilon"])
+        return pd.DataFrame({"image": some, **{name: values.numpy() for name, values in checks.items()}})
+
+    items = list(batches(range(len(ids)), defence.batch_size))
+    table = collect_rows(items, rows_of, f"audit ({output.stem})", journal)
+    worst = ", ".join(f"{name} {table[name].max():.3g}" for name in table.columns[1:])
     logger.info("%s, largest: %s", output.stem, worst)
     write_rows(table, output)
 
@@ -43,7 +61,7 @@ def networks_of(entry: Mapping[str, Any], networks: Iterable[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake), resuming(snakemake) as kept:
         data = read_dataset(snakemake.input.images, snakemake.input.subsets)
         chosen = snakemake.params.settings
         for entry, path in track(list(zip(snakemake.params.purifiers, snakemake.output, strict=True)), "audit"):
@@ -51,4 +69,5 @@ if __name__ == "__main__":
                 classifier=snakemake.input.classifier, denoiser=networks_of(entry, snakemake.input.denoisers)
             )
             single, double = (load_defence(entry, files, data, chosen, dtype=t) for t in (torch.float32, torch.float64))
-            audit_gradients(data, single, double, chosen, output=Path(path))
+            part = kept.part(Path(path).stem)
+            audit_gradients(data, single, double, chosen, output=Path(path), journal=part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import shutil
@@ -10,14 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pandas as pd
 import safetensors.torch
 import torch
+from torch import Tensor
 
-from purification.journal import State
+from purification.journal import Journal, State
+from purification.progress import track
 from workflow_scripts.job import replacing
 
+T = TypeVar("T")
 logger = logging.getLogger("purification")
 INTERVAL = 10.0  # seconds between two writes at the least
 SHARE = 50.0  # writing takes at most a 50th of the time
@@ -84,3 +89,22 @@ def resuming(snakemake: Any) -> Iterator[FileJournal]:
     folder = Path(snakemake.config["results"], "journal", snakemake.rule, *snakemake.wildcards)
     yield FileJournal(folder, digest(snakemake.rule, dict(snakemake.params.items()), snakemake.input))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _packed(rows: pd.DataFrame) -> Tensor:
+    file = io.BytesIO()
+    rows.to_parquet(file, index=False)
+    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+
+
+def collect_rows(items: Sequence[T], work: Callable[[T], pd.DataFrame], label: str, journal: Journal) -> pd.DataFrame:
+    """Rows of every item, one after the other; items whose rows `journal` kept are not worked on again.
+
+    All rows pass through Parquet, kept or not, so that an interruption leaves no trace in them.
+    """
+    done = journal.load()
+    for number, item in enumerate(track(items, label, len(done)), start=len(done)):
+        done[str(number)] = _packed(work(item))
+        journal.save(lambda: done, last=number == len(items) - 1)
+    parts = [pd.read_parquet(io.BytesIO(done[str(number)].numpy().tobytes())) for number in range(len(items))]
+    return pd.concat(parts, ignore_index=True)

@@ -1,6 +1,7 @@
 """Distance to the clean image along the purification path, for the purifier and its linear-Gaussian twin."""
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,18 +9,26 @@ import pandas as pd
 
 from purification.batching import batches
 from purification.data import Dataset
+from purification.journal import NO_JOURNAL, Journal
 from purification.measure.distances import METRICS, distances_along
 from purification.purifiers import Purifier
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_twins, noise_source, read_adversarial
 from workflow_scripts.job import job, write_rows
+from workflow_scripts.journal import collect_rows, resuming
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
 def measure_distances(
-    dataset: Dataset, twins: Mapping[str, Purifier], adversarial: Path, settings: Mapping[str, Any], *, output: Path
+    dataset: Dataset,
+    twins: Mapping[str, Purifier],
+    adversarial: Path,
+    settings: Mapping[str, Any],
+    *,
+    output: Path,
+    journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per (model, start, image, point of the path)."""
     seed, device = settings["seed"], settings["device"]
@@ -27,19 +36,22 @@ def measure_distances(
     uniform = settings["epsilon"] * noise_source(seed, "probe", dataset, device)(ids).uniform("perturbation")
     starts = {"adversarial": read_adversarial(adversarial, ids), "uniform": clean + uniform, "clean": clean}
     source = noise_source(seed, "evaluation", dataset, device)
-    rows = []
-    for (model, purifier), (start, images) in ((m, s) for m in twins.items() for s in starts.items()):
-        for block, valid in batches(range(len(ids)), settings["batch_size"]):
-            noise = source([ids[i] for i in block])
-            for point in distances_along(purifier, images[block], clean[block], noise):
-                values = {name: point[name][:valid].numpy() for name in METRICS}
-                head = {"model": model, "start": start, "image": [ids[i] for i in block[:valid]]}
-                rows.append(pd.DataFrame({**head, "half": point["half"], "position": point["position"], **values}))
-    write_rows(pd.concat(rows, ignore_index=True), output)
+
+    def rows_of(item: tuple[str, str, tuple[list[int], int]]) -> pd.DataFrame:
+        (model, start, (block, valid)), rows = item, []
+        noise = source([ids[i] for i in block])
+        for point in distances_along(twins[model], starts[start][block], clean[block], noise):
+            values = {name: point[name][:valid].numpy() for name in METRICS}
+            head = {"model": model, "start": start, "image": [ids[i] for i in block[:valid]]}
+            rows.append(pd.DataFrame({**head, "half": point["half"], "position": point["position"], **values}))
+        return pd.concat(rows, ignore_index=True)
+
+    items = list(product(twins, starts, batches(range(len(ids)), settings["batch_size"])))
+    write_rows(collect_rows(items, rows_of, "distances", journal), output)
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake), resuming(snakemake) as kept:
         data = read_dataset(snakemake.input.images, snakemake.input.subsets)
         measure_distances(
             data,
@@ -47,4 +59,5 @@ if __name__ == "__main__":
             snakemake.input.adversarial,
             snakemake.params.settings,
             output=snakemake.output[0],
+            journal=kept,
         )

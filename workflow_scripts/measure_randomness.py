@@ -1,45 +1,55 @@
 """Split what a purified image owes to the noise from what it owes to the input."""
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from purification.data import Dataset
+from purification.journal import NO_JOURNAL, Journal
 from purification.measure.randomness import decompose, probes_of
-from purification.progress import track
 from purification.purifiers import Purifier
 from workflow_scripts.clouds import cloud_purify
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_twins, noise_source
 from workflow_scripts.job import job, write_rows
+from workflow_scripts.journal import collect_rows, resuming
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
 def measure_randomness(
-    dataset: Dataset, twins: Mapping[str, Purifier], settings: Mapping[str, Any], *, output: Path
+    dataset: Dataset,
+    twins: Mapping[str, Purifier],
+    settings: Mapping[str, Any],
+    *,
+    output: Path,
+    journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per (model, image)."""
     clean, _, ids = dataset.take(settings["subset"], settings["images"])
     probe = noise_source(settings["seed"], "probe", dataset, settings["device"])
-    rows = []
-    for model, purifier in twins.items():
-        for image, identity in track(list(zip(clean, ids, strict=True)), f"randomness ({model})"):
-            purify = cloud_purify(purifier, identity, dataset, settings)
-            probes = probes_of(probe, identity, settings["samples"], settings["epsilon"])
-            rows.append({"model": model, "image": identity, **decompose(purify, image, probes)})
-    write_rows(pd.DataFrame(rows), output)
+
+    def rows_of(item: tuple[str, int]) -> pd.DataFrame:
+        model, number = item
+        purify = cloud_purify(twins[model], ids[number], dataset, settings)
+        probes = probes_of(probe, ids[number], settings["samples"], settings["epsilon"])
+        return pd.DataFrame([{"model": model, "image": ids[number], **decompose(purify, clean[number], probes)}])
+
+    items = list(product(twins, range(len(ids))))
+    write_rows(collect_rows(items, rows_of, "randomness", journal), output)
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake), resuming(snakemake) as kept:
         data = read_dataset(snakemake.input.images, snakemake.input.subsets)
         measure_randomness(
             data,
             load_twins(snakemake.params.purifier, snakemake.input, data, snakemake.params.settings),
             snakemake.params.settings,
             output=snakemake.output[0],
+            journal=kept,
         )

@@ -10,12 +10,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
+from purification.data import Dataset, load_dataset
+from purification.defence import Defence
+from purification.journal import Journal
+from purification.models.denoisers import Denoiser
+from purification.purifiers import Purifier, make_purifier
+from purification.schedule import Schedule
+from workflow_scripts.audit_gradients import audit_gradients
+from workflow_scripts.compute_jacobian import compute_jacobian
+from workflow_scripts.defences import write_adversarial
 from workflow_scripts.job import job, replacing, replacing_in
-from workflow_scripts.journal import FileJournal, digest, resuming
+from workflow_scripts.journal import FileJournal, collect_rows, digest, resuming
 from workflow_scripts.locking import Run
+from workflow_scripts.measure_compression import measure_compression
+from workflow_scripts.measure_distances import measure_distances
+from workflow_scripts.measure_randomness import measure_randomness
 
 STATE = {"x": torch.tensor([0.1, -0.0, torch.inf]), "turn": torch.tensor(7), "mask": torch.tensor([True, False])}
 KEY, OTHER = "a" * 64, "b" * 64
@@ -228,3 +241,106 @@ def test_a_plan_made_before_another_run_is_refused(tmp_path: Path) -> None:
         stale.start()
     stale.file.close()
     Run(path).start()
+
+
+# --- measurements
+
+SETTINGS: dict[str, Any] = {
+    **{"seed": 0, "device": "cpu", "batch_size": 4, "gradient_batch_size": 4, "subset": "test", "norm": "linf"},
+    **{"epsilon": 0.1, "images": 5, "samples": 3, "probe_scales": [0.5, 1.0]},
+    **{"probes": 3, "iterations": 2, "small_scale": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return load_dataset({"kind": "digits", "size": 8, "splits": {"train": 10, "validation": 10, "test": 10}}, 0)
+
+
+@pytest.fixture(scope="module")
+def twins(dataset: Dataset) -> dict[str, Purifier]:
+    """A purifier and its twin, whose denoiser bends and mixes pixels."""
+    entry = {"kind": "diffusion", "sampler": "ddpm", "variance": "fixed_small", "t_star": 50, "steps": 2}
+    options = {"forward_noise": True, "clip": "none", "clamp_output": False}
+    made = {}
+    for name, factor in (("trained", 0.7), ("null", 0.2)):
+        denoiser = Denoiser(lambda u, level, f=factor: torch.tanh(f * u + u.roll(1, -1)), Schedule(1e-4, 0.02, 1000))
+        made[name] = make_purifier({**entry, **options}, denoiser, dataset.shape, torch.device("cpu"))
+    return made
+
+
+def distances(
+    dataset: Dataset, twins: dict[str, Purifier], settings: dict[str, Any], *, output: Path, journal: Journal
+) -> None:
+    images, _, ids = dataset.take("test", settings["images"])
+    adversarial = output.with_name("adversarial.safetensors")
+    write_adversarial((images + 0.1).clamp(0, 1), ids, adversarial)
+    measure_distances(dataset, twins, adversarial, settings, output=output, journal=journal)
+
+
+def spectra(
+    dataset: Dataset, twins: dict[str, Purifier], settings: dict[str, Any], *, output: Path, journal: Journal
+) -> None:
+    compute_jacobian(dataset, twins, {**settings, "images": 2}, 1e9, output=output, journal=journal)
+
+
+class Stopped(Exception):
+    """The process ends here."""
+
+
+class Stopping(FileJournal):
+    """A journal that writes every state and ends the process after one of them."""
+
+    left: int
+
+    def save(self, state: Callable[[], dict[str, torch.Tensor]], *, last: bool = False) -> None:
+        super().save(state, last=True)
+        self.left -= 1
+        if self.left == 0:
+            raise Stopped
+
+
+def audits(
+    dataset: Dataset, twins: dict[str, Purifier], settings: dict[str, Any], *, output: Path, journal: Journal
+) -> None:
+    weights = torch.linspace(-1, 1, 640).sin().view(64, 10)
+    defence = Defence(twins["trained"], lambda x: x.flatten(1) @ weights.to(x.dtype), 2)
+    audit_gradients(dataset, defence, defence, {**settings, "difference_step": 1e-6}, output=output, journal=journal)
+
+
+MEASUREMENTS = {
+    "audit": (audits, 3),
+    "compression": (measure_compression, 10),
+    "randomness": (measure_randomness, 10),
+    "distances": (distances, 12),
+    "Jacobian": (spectra, 4),
+}
+
+
+@pytest.mark.parametrize("kind", MEASUREMENTS)
+def test_an_interrupted_measurement_goes_on_to_the_same_bytes(
+    tmp_path: Path, dataset: Dataset, twins: dict[str, Purifier], kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stopped after every item in turn, it never works on an item twice and ends with the bytes of an unbroken run."""
+    measure, items = MEASUREMENTS[kind]
+    whole, output = tmp_path / "whole.parquet", tmp_path / "rows.parquet"
+    unbroken = Stopping(tmp_path / "unbroken", KEY)
+    unbroken.left = -1
+    measure(dataset, twins, SETTINGS, output=whole, journal=unbroken)
+    assert -1 - unbroken.left == items
+    for done in range(items):
+        journal = Stopping(tmp_path / "journal", KEY)
+        journal.left = 1
+        with pytest.raises(Stopped):
+            measure(dataset, twins, SETTINGS, output=output, journal=journal)
+        assert len(FileJournal(journal.folder, KEY).load()) == done + 1 and not output.exists()
+    measure(dataset, twins, SETTINGS, output=output, journal=FileJournal(tmp_path / "journal", KEY))
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_rows_that_were_kept_are_taken_from_the_journal(journal: FileJournal) -> None:
+    """A journal with other rows than the work would give shows whether they are worked out again."""
+    first = collect_rows([1, 2], lambda item: pd.DataFrame({"x": [item], "y": [[0.1 * item] * 2]}), "rows", journal)
+    again = collect_rows([1, 2, 3], lambda item: pd.DataFrame({"x": [-item], "y": [[0.0]]}), "rows", journal)
+    assert list(first.x) == [1, 2] and list(again.x) == [1, 2, -3]
+    assert list(again.y[1]) == [0.2, 0.2]
