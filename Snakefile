@@ -16,6 +16,7 @@ configfile: "config/default.yaml"
 
 include: "rules/common.smk"
 include: "rules/models.smk"
+include: "rules/published.smk"
 include: "rules/attacks.smk"
 include: "rules/measurements.smk"
 include: "rules/analysis.smk"

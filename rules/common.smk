@@ -13,7 +13,7 @@ from purification.sources import source_files
 from workflow_scripts.cluster import refusals
 from workflow_scripts.code_digest import Project
 from workflow_scripts.configuration import problems
-from workflow_scripts.input_files import dataset_files, folder_listing
+from workflow_scripts.input_files import PUBLISHED, dataset_files, folder_listing, weight_files
 from workflow_scripts.locking import Run
 from workflow_scripts.results_folder import place_problems
 

@@ -11,7 +11,7 @@ import yaml
 from workflow_scripts.configuration_claims import claim_problems
 from workflow_scripts.configuration_entries import entry_problems
 from workflow_scripts.configuration_schema import nearest, schema_problems, shown
-from workflow_scripts.input_files import dataset_problems
+from workflow_scripts.input_files import dataset_problems, network_problems
 from workflow_scripts.python_files import python_file_problems
 from workflow_scripts.results_folder import name_problems
 
@@ -170,7 +170,8 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     if found := [message for reference in _references(config) if (message := _unknown(*reference))]:
         return found
     checks = (
-        *(name_problems, entry_problems, _purifier_problems, _python_problems, dataset_problems),
+        *(name_problems, entry_problems, _purifier_problems, _python_problems),
+        *(dataset_problems, network_problems),
         *(_attack_problems, _run_problems, claim_problems),
     )
     return list(dict.fromkeys(sentence for check in checks for sentence in check(config)))

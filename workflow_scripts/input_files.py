@@ -1,4 +1,4 @@
-"""Files that a configuration brings along: data sets. Which they are, whether they are there, and when they change."""
+"""Files that a configuration brings along: data sets and weights. Which, whether they are there, when they change."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from purification.readers.cifar import BINARIES, PICKLES
 
 CIFAR = {"cifar_python": PICKLES, "cifar_binary": BINARIES}
+PUBLISHED = ("cifar_resnet", "wide_resnet", "imagenet_resnet", "vision_transformer", "huggingface")  # classifiers
 
 
 def _places(entry: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
@@ -48,3 +49,29 @@ def dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
         there = {"a folder": path.is_dir(), "a file": path.is_file()}.get(wanted, path.exists())
         if not there:
             yield f"datasets.{name}.{key}: expected {wanted}, got none at {path} — correct the path or fetch it"
+
+
+def weight_files(entry: Mapping[str, Any]) -> list[str]:
+    """Files of a published network: inputs of its conversion; of a folder, what lies in it or in its branch."""
+    path = Path(entry["path"])
+    if not path.is_dir():
+        return [str(path)]
+    folder = path / entry.get("branch", "")
+    return sorted(str(file) for file in folder.glob("*") if file.suffix in (".json", ".safetensors", ".bin"))
+
+
+def network_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """One sentence per published network that is used and not there, or made for other images."""
+    name, dataset = config["classifier"], config["datasets"][config["dataset"]]
+    entry = config["classifiers"][name]
+    if entry["kind"] not in PUBLISHED:
+        return
+    key, classes = f"classifiers.{name}", dataset.get("classes", 10)
+    if not Path(entry["path"]).exists():
+        yield f"{key}.path: expected published weights, got none at {entry['path']} — correct the path or fetch them"
+    if entry["classes"] != classes:
+        yield f"{key}.classes: expected {classes}, those of the dataset, got {entry['classes']} — use one made for it"
+    if dataset.get("channels", 1 if dataset["kind"] == "digits" else 3) != 3:
+        yield f"{key}.kind: expected a classifier of gray images, got {entry['kind']} — it takes three channels"
+    if entry.get("size", dataset["size"]) != dataset["size"]:
+        yield f"{key}.size: expected {dataset['size']}, the size of the images, got {entry['size']} — change either"

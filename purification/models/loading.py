@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from purification.models.classifiers import Classifier, ResidualNetwork
 from purification.models.denoisers import Denoiser, GaussianEpsilon, network_epsilon
+from purification.models.published import published_network
 from purification.models.unet import UNet
 from purification.schedule import Schedule
 from purification.tensor_files import read_tensors
@@ -57,10 +58,29 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> No
         ) from error
 
 
+def _residual(settings: Mapping[str, Any]) -> nn.Module:
+    return ResidualNetwork(settings["channels"], settings["classes"], settings["widths"])
+
+
+CLASSIFIERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "residual": _residual,
+    "cifar_resnet": published_network,
+    "wide_resnet": published_network,
+    "imagenet_resnet": published_network,
+    "vision_transformer": published_network,
+    "huggingface": published_network,
+}
+
+
 def load_classifier(folder: Path, device: torch.device, dtype: torch.dtype) -> Classifier:
-    """Frozen classifier in evaluation mode."""
-    config, weights = _read(folder, device)
-    network = ResidualNetwork(config["channels"], config["classes"], config["widths"])
+    """Frozen classifier in evaluation mode, trained by the workflow or published."""
+    settings, weights = _read(folder, device)
+    if settings["kind"] not in CLASSIFIERS:
+        known = ", ".join(CLASSIFIERS)
+        raise ValueError(
+            f"expected a classifier ({known}) in {folder}, got {settings['kind']!r} — delete it and run again"
+        )
+    network = CLASSIFIERS[settings["kind"]](settings)
     _fill(network, weights, folder)
     return network.to(device, dtype).eval().requires_grad_(False)
 

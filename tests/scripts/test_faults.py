@@ -280,7 +280,7 @@ def rename(path: Path) -> None:
     ("spoil", "name"), [(shorten, WEIGHTS), (reshape, WEIGHTS), (rename, WEIGHTS), (no_text, CONFIG)]
 )
 def test_damaged_or_foreign_models_are_named(tmp_path: Path, spoil: Callable[[Path], None], name: str) -> None:
-    config = {"channels": 1, "classes": 3, "widths": [4]}
+    config = {"kind": "residual", "channels": 1, "classes": 3, "widths": [4]}
     save_model(tmp_path, config, ResidualNetwork(1, 3, [4]).state_dict())
     spoil(tmp_path / name)
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / name))) as error:

@@ -47,6 +47,12 @@ def parquet(**changes: Any) -> dict[str, Any]:
     return entry("datasets.mine", **{**settings, "splits": splits, **changes})
 
 
+def published(**changes: Any) -> dict[str, Any]:
+    """A classifier with published weights; its file is not there."""
+    settings = {"kind": "cifar_resnet", "path": "nowhere.th", "depth": 20, "classes": 10}
+    return entry("classifiers.theirs", **{**settings, "mean": [0.5] * 3, "std": [0.2] * 3, **changes})
+
+
 # Changes of config/default.yaml, and the sentence (its beginning) each is refused with.
 SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"epsilons": 0.1}, "epsilons: expected a known key, got 'epsilons' — remove it"),
@@ -332,6 +338,18 @@ PLACES: dict[str, tuple[dict[str, Any], str]] = {
     "missing file": (
         own("nowhere.py"),
         "purifiers.mine.path: expected a Python file, got none at nowhere.py — correct",
+    ),
+    "missing weights": (
+        {**published(), "classifier": "theirs"},
+        "classifiers.theirs.path: expected published weights, got none at nowhere.th — correct the path",
+    ),
+    "classifier of other classes": (
+        {**published(path=".", classes=100), "classifier": "theirs"},
+        "classifiers.theirs.classes: expected 10, those of the dataset, got 100 — use one made for it",
+    ),
+    "colour classifier of gray images": (
+        {**published(path="."), "classifier": "theirs"},
+        "classifiers.theirs.kind: expected a classifier of gray images, got cifar_resnet — it takes three channels",
     ),
     "missing data": (
         {**parquet(), "dataset": "mine"},
