@@ -13,7 +13,14 @@ from purification.sources import source_files
 from workflow_scripts.cluster import refusals
 from workflow_scripts.code_digest import Project
 from workflow_scripts.configuration import problems
-from workflow_scripts.input_files import PUBLISHED, dataset_files, folder_listing, weight_files
+from workflow_scripts.input_files import (
+    PUBLISHED,
+    PUBLISHED_DENOISERS,
+    architecture_of,
+    dataset_files,
+    folder_listing,
+    weight_files,
+)
 from workflow_scripts.locking import Run
 from workflow_scripts.results_folder import place_problems
 
@@ -41,8 +48,8 @@ DATASET = [f"{RESULTS}/dataset/images.safetensors", f"{RESULTS}/dataset/subsets.
 
 
 def one_of(names):
-    """Wildcard pattern that matches exactly these names."""
-    return "|".join(map(re.escape, names))
+    """Wildcard pattern that matches exactly these names; nothing when there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 @cache
@@ -81,10 +88,11 @@ JUDGE = {"classifier": CHOSEN if CHOSEN["kind"] == "python" else {"kind": CHOSEN
 
 
 def purifier_settings(name):
-    """Entry of a purifier with the schedule of its denoiser."""
+    """Entry of a purifier with the schedule and the architecture of its denoiser."""
     entry = dict(config["purifiers"][name])
     if "denoiser" in entry:
         entry["schedule"] = config["denoisers"][entry["denoiser"]]["schedule"]
+        entry["architecture"] = architecture_of(config["denoisers"][entry["denoiser"]])
     return entry
 
 

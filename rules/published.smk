@@ -22,3 +22,28 @@ rule convert_classifier:
         "Converting classifier {wildcards.classifier}"
     script:
         "../workflow_scripts/convert_classifier.py"
+
+
+rule convert_denoiser:
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+        weights=lambda wildcards: weight_files(config["denoisers"][wildcards.denoiser]),
+    output:
+        config=f"{RESULTS}/models/denoisers/{{denoiser}}/{NETWORK_FILES[0]}",
+        weights=f"{RESULTS}/models/denoisers/{{denoiser}}/{NETWORK_FILES[1]}",
+    log:
+        f"{RESULTS}/logs/convert_denoiser/{{denoiser}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/convert_denoiser/{{denoiser}}.tsv"
+    wildcard_constraints:
+        denoiser=one_of(name for name, entry in config["denoisers"].items() if entry["kind"] in PUBLISHED_DENOISERS),
+    conda:
+        "../envs/compute.yaml"
+    params:
+        settings=lookup("denoisers/{denoiser}", within=config),
+        code=lambda wildcards: code("convert_denoiser", config["denoisers"][wildcards.denoiser]),
+    message:
+        "Converting denoiser {wildcards.denoiser}"
+    script:
+        "../workflow_scripts/convert_denoiser.py"

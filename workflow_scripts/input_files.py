@@ -11,6 +11,7 @@ from purification.readers.cifar import BINARIES, PICKLES
 
 CIFAR = {"cifar_python": PICKLES, "cifar_binary": BINARIES}
 PUBLISHED = ("cifar_resnet", "wide_resnet", "imagenet_resnet", "vision_transformer", "huggingface")  # classifiers
+PUBLISHED_DENOISERS = ("diffusers", "guided_diffusion", "score_sde")
 
 
 def _places(entry: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
@@ -60,8 +61,12 @@ def weight_files(entry: Mapping[str, Any]) -> list[str]:
     return sorted(str(file) for file in folder.glob("*") if file.suffix in (".json", ".safetensors", ".bin"))
 
 
-def network_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """One sentence per published network that is used and not there, or made for other images."""
+def architecture_of(entry: Mapping[str, Any]) -> str:
+    """What network a denoiser entry ends as: its own kind, or diffusers' U-Net."""
+    return str(entry["kind"]) if entry["kind"] in ("guided_diffusion", "score_sde") else "unet"
+
+
+def _classifier_problems(config: Mapping[str, Any]) -> Iterator[str]:
     name, dataset = config["classifier"], config["datasets"][config["dataset"]]
     entry = config["classifiers"][name]
     if entry["kind"] not in PUBLISHED:
@@ -75,3 +80,22 @@ def network_problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key}.kind: expected a classifier of gray images, got {entry['kind']} — it takes three channels"
     if entry.get("size", dataset["size"]) != dataset["size"]:
         yield f"{key}.size: expected {dataset['size']}, the size of the images, got {entry['size']} — change either"
+
+
+def _denoisers_used(config: Mapping[str, Any]) -> list[str]:
+    """Denoisers of the purifiers that run."""
+    names = [*config["run"]["sweep"], *config["run"]["controls"]]
+    entries = (config["purifiers"][name] for name in names)
+    return list(dict.fromkeys(entry["denoiser"] for entry in entries if "denoiser" in entry))
+
+
+def network_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """One sentence per published network that is used and not there, or made for other images."""
+    yield from _classifier_problems(config)
+    size = config["datasets"][config["dataset"]]["size"]
+    for name in _denoisers_used(config):
+        key, entry = f"denoisers.{name}", config["denoisers"][name]
+        if entry["kind"] in PUBLISHED_DENOISERS and not Path(entry["path"]).exists():
+            yield f"{key}.path: expected published weights, got none at {entry['path']} — correct the path or fetch it"
+        if entry["kind"] in PUBLISHED_DENOISERS and entry.get("size", size) != size:
+            yield f"{key}.size: expected {size}, the size of the images, got {entry['size']} — change either"

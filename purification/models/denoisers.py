@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from purification.models.classifiers import Classifier
-from purification.models.unet import UNet
 from purification.schedule import Level, Schedule
 
 Epsilon = Callable[[Tensor, Level], Tensor]
@@ -28,10 +27,15 @@ class Denoiser:
     guide: Classifier | None = None
 
 
-def network_epsilon(network: UNet) -> Epsilon:
-    """Noise predictor of a frozen U-Net in evaluation mode."""
+def network_epsilon(network: nn.Module) -> Epsilon:
+    """Noise predictor of a frozen U-Net in evaluation mode; of a network that learns variances the first channels."""
     network.eval().requires_grad_(False)
-    return lambda u, level: network(u, level.position)
+
+    def epsilon(u: Tensor, level: Level) -> Tensor:
+        out: Tensor = network(u, level.position)
+        return out if out.shape == u.shape else out[:, : u.shape[1]]
+
+    return epsilon
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from purification.models.classifiers import Classifier, ResidualNetwork
 from purification.models.denoisers import Denoiser, GaussianEpsilon, network_epsilon
+from purification.models.guided_unet import GuidedUNet
 from purification.models.published import published_network
+from purification.models.score_unet import ScoreUNet
 from purification.models.unet import UNet
 from purification.schedule import Schedule
 from purification.tensor_files import read_tensors
@@ -62,8 +64,7 @@ def _residual(settings: Mapping[str, Any]) -> nn.Module:
     return ResidualNetwork(settings["channels"], settings["classes"], settings["widths"])
 
 
-CLASSIFIERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
-    "residual": _residual,
+PUBLISHED: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "cifar_resnet": published_network,
     "wide_resnet": published_network,
     "imagenet_resnet": published_network,
@@ -75,23 +76,31 @@ CLASSIFIERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
 def load_classifier(folder: Path, device: torch.device, dtype: torch.dtype) -> Classifier:
     """Frozen classifier in evaluation mode, trained by the workflow or published."""
     settings, weights = _read(folder, device)
-    if settings["kind"] not in CLASSIFIERS:
-        known = ", ".join(CLASSIFIERS)
-        raise ValueError(
-            f"expected a classifier ({known}) in {folder}, got {settings['kind']!r} — delete it and run again"
-        )
-    network = CLASSIFIERS[settings["kind"]](settings)
+    if settings["kind"] == "residual":  # also guides, whose kind is in no job's settings
+        network = _residual(settings)
+    elif settings["kind"] in PUBLISHED:
+        network = PUBLISHED[settings["kind"]](settings)
+    else:
+        raise ValueError(f"expected a classifier in {folder}, got {settings['kind']!r} — delete it and run again")
     _fill(network, weights, folder)
     return network.to(device, dtype).eval().requires_grad_(False)
 
 
+ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "unet": UNet.from_config,
+    "guided_diffusion": GuidedUNet,
+    "score_sde": ScoreUNet,
+}
+
+
 def load_denoiser(folder: Path, schedule: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Denoiser:
-    """Frozen denoiser: a diffusers `UNet2DModel` folder, or the Gaussian null model."""
+    """Frozen denoiser: a diffusers `UNet2DModel` folder, a converted network, or the Gaussian null model."""
     config, weights = _read(folder, device)
     table = Schedule(schedule["beta_start"], schedule["beta_end"], schedule["train_steps"])
     if config.get("kind") == "gaussian":
         read_tensors(folder / WEIGHTS, [field.name for field in fields(GaussianEpsilon)])
         return Denoiser(GaussianEpsilon(**{name: tensor.to(dtype) for name, tensor in weights.items()}), table)
-    network = UNet.from_config(config)
+    architecture = config.get("kind", "unet")
+    network = ARCHITECTURES[architecture](config)
     _fill(network, weights, folder)
     return Denoiser(network_epsilon(network.to(device, dtype)), table)

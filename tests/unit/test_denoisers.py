@@ -152,7 +152,7 @@ def test_a_saved_gaussian_is_read_back(tmp_path: Path, random_tensor: Numbers, d
 
 def saved_classifier(folder: Path) -> ResidualNetwork:
     network = ResidualNetwork(1, 3, [4, 8]).eval()
-    save_model(folder, {"channels": 1, "classes": 3, "widths": [4, 8]}, network.state_dict())
+    save_model(folder, {"kind": "residual", "channels": 1, "classes": 3, "widths": [4, 8]}, network.state_dict())
     return network
 
 
