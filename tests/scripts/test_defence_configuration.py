@@ -170,3 +170,16 @@ def test_a_defence_that_can_run_is_accepted(case: str) -> None:
 
 def test_the_window_of_ssim_has_one_value() -> None:
     assert configuration_entries.WINDOW == guidance.WINDOW
+
+
+def test_the_defences_of_the_project_are_accepted_and_judged_alike() -> None:
+    config = merged(yaml.safe_load((ROOT / "config" / "defences.yaml").read_text()))
+    assert problems(config) == []
+    run = config["run"]
+    assert set(run["attacks"]) == {"eot", "bpda", "forward", "reverse"}
+    assert all(names == run["sweep"] for names in run["attacks"].values()) and run["varied"] == run["sweep"]
+    assert [config["attacks"][name]["knowledge"] for name in ("forward", "reverse")] == ["forward", "reverse"]
+    tuned = {name: entry for name, entry in config["denoisers"].items() if entry["kind"] == "finetuned"}
+    shared = ("steps", "batch_size", "learning_rate", "ema")
+    assert len({tuple(entry["training"][key] for key in shared) for entry in tuned.values()}) == 1
+    assert {entry["method"] for entry in tuned.values()} == {"none", "addt", "adbm"}

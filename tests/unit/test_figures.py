@@ -262,3 +262,13 @@ def test_kinds_named_by_the_rules_exist() -> None:
     entries = yaml.safe_load("{" + listed.group(1) + "}")
     assert set(entries) == set(FIGURES)
     assert {kind for kinds in entries.values() for kind in kinds} <= set(KINDS)
+
+
+def test_purifiers_that_sampler_and_strength_do_not_tell_apart_keep_their_names() -> None:
+    run = settings()
+    headline = run["purifiers"][run["run"]["headline"]]
+    run["purifiers"] |= {"tuned": {**headline, "denoiser": "tuned"}, "guided": {**headline, "kind": "guided"}}
+    rows = Rows({}, run)
+    names = [style.label(rows, purifier) for purifier in (rows.headline, "tuned", "guided")]
+    assert names[1:] == ["tuned", "guided"] and f"t* = {headline['t_star']}" in names[0]
+    assert [style.plain(rows, purifier) for purifier in (rows.headline, "tuned", "guided")] == [True, False, False]

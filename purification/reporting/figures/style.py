@@ -177,11 +177,17 @@ def handle(name: str, **options: Any) -> Line2D:
 
 
 def label(rows: Rows, purifier: str) -> str:
-    """Readable name of a purifier with its t*; controls and own purifiers keep their configured name."""
+    """Readable name of a purifier with its t*; controls and whatever `plain` leaves out keep their configured name."""
     entry, mark = rows.settings["purifiers"][purifier], dagger(rows, purifier)
-    if "t_star" not in entry or purifier in rows.settings["run"]["controls"]:
+    if not plain(rows, purifier) or purifier in rows.settings["run"]["controls"]:
         return f"{purifier}{mark}"
     return f"{variant(entry)}, t* = {entry['t_star']}{mark}"
+
+
+def plain(rows: Rows, purifier: str) -> bool:
+    """Whether sampler and t* tell a purifier apart: diffusion without guidance, with the denoiser of the headline."""
+    entry, headline = (rows.settings["purifiers"][name] for name in (purifier, rows.headline))
+    return entry["kind"] == "diffusion" and entry.get("denoiser") == headline.get("denoiser")
 
 
 def dagger(rows: Rows, purifier: str) -> str:
@@ -207,7 +213,9 @@ def at_headline_strength(rows: Rows, kind: str) -> dict[str, str]:
     strength = entries[rows.headline].get("t_star")
     frame = rows.frames.get(kind)
     measured = [] if frame is None else list(frame.purifier.unique())
-    chosen = [p for p in measured if entries[p].get("t_star") == strength and p not in controls]
+    plain = entries[rows.headline].get("denoiser")
+    alike = [p for p in measured if entries[p].get("t_star") == strength and entries[p].get("denoiser") == plain]
+    chosen = [p for p in alike if entries[p]["kind"] == "diffusion" and p not in controls]
     return {variant(entries[p]): p for p in sorted(chosen, key=lambda p: _rank(variant(entries[p])))}
 
 
