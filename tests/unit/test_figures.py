@@ -16,7 +16,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from purification.reporting import law
-from purification.reporting.figures import FIGURES, Extras, draw, save
+from purification.reporting.figures import FIGURES, Extras, draw, save, style
 from purification.reporting.report import Material, render
 from purification.reporting.rows import KINDS, Rows
 
