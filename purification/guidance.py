@@ -160,7 +160,7 @@ class NetworkGuidance:
 
     g_t = grad_u [log p(y | u) - KL(c(x') || c(u))], factor `scale`, beside the variance of the step.
 
-    denoiser  its `guide` is c, images in [0, 1] -> logits
+    denoiser  its `auxiliary` is c, images in [0, 1] -> logits
     label     y is the one c has "predicted" for x', the mean over its "expected" ones, or "none": without this term
     place     c is evaluated at the "state" without its scale or at the one-step "estimate"
     """
@@ -171,7 +171,7 @@ class NetworkGuidance:
     scale: float
 
     def pull(self, state: Tensor, images: Tensor, level: Level, noise: Noise, number: int) -> Tensor:
-        guide = self.denoiser.guide
+        guide = self.denoiser.auxiliary
         if guide is None:
             raise ValueError("expected a denoiser with a guide, got none — name a network under guidance")
         own = guide(images)

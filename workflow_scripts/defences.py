@@ -56,7 +56,7 @@ def _guided(
     settings: Mapping[str, Any], folders: Sequence[Path], place: torch.device, dtype: torch.dtype
 ) -> Denoiser | None:
     denoiser = load_denoiser(folders[0], settings["schedule"], place, dtype)
-    return replace(denoiser, guide=load_classifier(folders[1], place, dtype)) if folders[1:] else denoiser
+    return replace(denoiser, auxiliary=load_classifier(folders[1], place, dtype)) if folders[1:] else denoiser
 
 
 NETWORKS: dict[str, Callable[..., Denoiser | None]] = {

@@ -24,7 +24,7 @@ class Denoiser:
 
     epsilon: Epsilon
     schedule: Schedule
-    guide: Classifier | None = None
+    auxiliary: Classifier | None = None
 
 
 def network_epsilon(network: nn.Module) -> Epsilon:

@@ -17,6 +17,7 @@ from purification.noise import NoiseSource
 from purification.purifiers import GuidedPurifier, purify
 from purification.training import initialise
 from workflow_scripts.audit_gradients import networks_of
+from workflow_scripts.code_digest import Project
 from workflow_scripts.defences import load_purifier, load_twins
 from workflow_scripts.train_robust_classifier import run
 
@@ -80,7 +81,7 @@ def test_the_null_twin_has_the_same_guide(networks: list[str], dataset: Dataset)
     inputs = SimpleNamespace(denoiser=files, null=[*networks_of({"denoiser": "other"}, networks), *files[2:]])
     twins = load_twins(ENTRY, inputs, dataset, {"device": "cpu"})
     images = dataset.images[:2]
-    guides = [twin.inner.denoiser.guide(images) for twin in twins.values() if isinstance(twin, GuidedPurifier)]
+    guides = [twin.inner.denoiser.auxiliary(images) for twin in twins.values() if isinstance(twin, GuidedPurifier)]
     assert len(guides) == 2 and torch.equal(*guides)
 
 
@@ -89,3 +90,27 @@ def test_the_auxiliary_network_has_a_record_and_a_card(networks: list[str]) -> N
     record = json.loads((folder / "training.json").read_text())
     assert record["passes"] == {"network_forward": 12, "network_backward": 9} and record["images"] == 9
     assert "made by adversarial training (TRADES) on noisy images" in (folder / "README.md").read_text()
+
+
+def test_a_purifier_depends_on_the_code_of_its_own_guidance_only() -> None:
+    project = Project(Path(__file__).parents[2], ("purification", "workflow_scripts"))
+
+    def guidance_of(**changes: Any) -> set[str]:
+        found = project.reached("workflow_scripts.attack_images", [{**ENTRY, **changes}, {"kind": "pgd"}])
+        return {".".join(item[1:]) for item in found if item[0] == "purification.guidance"}
+
+    assert guidance_of(kind="diffusion", guidance={}) == set()
+    own = guidance_of()
+    assert {"GUIDES.network", "LABELS.predicted", "PLACES.state"} <= own
+    assert not own & {"GUIDES.image", "LABELS.expected", "PLACES.estimate", "ssim"}
+    image = guidance_of(guidance={"guide": "image", "distance": "mse", "reference": "noised", "scale": 1, "assumed": 1})
+    assert {"GUIDES.image", "DISTANCES.mse"} <= image and not image & {"GUIDES.network", "DISTANCES.ssim"}
+
+
+def test_a_training_depends_on_the_code_of_its_own_method_only() -> None:
+    project = Project(Path(__file__).parents[2], ("purification", "workflow_scripts"))
+    settings = {"kind": "finetuned", "method": "none", "levels": "discrete"}
+    found = project.reached("workflow_scripts.finetune_denoiser", [settings, {"classifier": {"kind": "residual"}}])
+    names = {".".join(item[1:]) for item in found if item[0] == "purification.finetuning"}
+    assert {"METHODS.none", "LEVELS.discrete", "plain"} <= names
+    assert not names & {"METHODS.addt", "METHODS.adbm", "LEVELS.continuous", "addt", "adbm", "ranks", "bridge"}

@@ -202,7 +202,7 @@ def flat(images: Tensor) -> Tensor:
 def agdm(denoiser: Denoiser, network: Any = smooth, guidance: dict[str, Any] | None = None, **changes: Any) -> Purifier:
     section = {"guide": "network", "network": "any", "label": "predicted", "place": "state", "scale": 30.0}
     entry = {**GDMP, "rounds": 1, **changes, "guidance": {**section, **(guidance or {})}}
-    return make_purifier(entry, replace(denoiser, guide=network), SHAPE, CPU)
+    return make_purifier(entry, replace(denoiser, auxiliary=network), SHAPE, CPU)
 
 
 networks = pytest.mark.parametrize("place", PLACES)
@@ -271,7 +271,7 @@ def test_the_direction_is_that_of_the_written_out_posterior(
     """grad [log p(y | u) - KL(p(x') || p(u))] of a linear softmax, by hand: (w_y - W p) - W (p - p') and so on."""
     weights = torch.linspace(-1, 1, 144 * 3, dtype=torch.float64).view(144, 3).sin() * 0.3
     level, state = curved.schedule.level(35), 0.8 * (2 * images - 1)
-    guidance = NetworkGuidance(replace(curved, guide=lambda x: x.flatten(1) @ weights), label, "state", 2.0)
+    guidance = NetworkGuidance(replace(curved, auxiliary=lambda x: x.flatten(1) @ weights), label, "state", 2.0)
     found = guidance.pull(state, images, level, noise, 0).flatten(1)
     own = (images.flatten(1) @ weights).softmax(dim=1)
     seen = (0.5 * (state / math.sqrt(level.alpha_bar) + 1)).flatten(1) @ weights

@@ -187,7 +187,7 @@ def label(rows: Rows, purifier: str) -> str:
 def plain(rows: Rows, purifier: str) -> bool:
     """Whether sampler and t* tell a purifier apart: diffusion without guidance, with the denoiser of the headline."""
     entry, headline = (rows.settings["purifiers"][name] for name in (purifier, rows.headline))
-    return entry["kind"] == "diffusion" and entry.get("denoiser") == headline.get("denoiser")
+    return bool(entry["kind"] == "diffusion" and entry.get("denoiser") == headline.get("denoiser"))
 
 
 def dagger(rows: Rows, purifier: str) -> str:
