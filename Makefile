@@ -4,7 +4,7 @@ CORES ?= all
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tables check remote status resources test test-slurm lint types format bench clean
+.PHONY: help setup retrieve tables check remote status resources test test-slurm lint types format bench clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -17,6 +17,9 @@ setup: .venv/installed ## create .venv with the pinned packages
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
+
+retrieve: setup ## fetch the data and weights that a configuration names: CONFIG=config/cifar10.yaml
+	$(BIN)/python -m workflow_scripts.retrieve_files $(CONFIG)
 
 tables: setup ## run the workflow: results/tables, results/figures, results/report.html (CONFIG=my.yaml, CORES=2)
 	$(BIN)/python -m workflow_scripts.configuration_files $(CONFIG)

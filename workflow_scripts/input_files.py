@@ -10,6 +10,7 @@ from typing import Any
 from purification.readers.cifar import BINARIES, PICKLES
 
 CIFAR = {"cifar_python": PICKLES, "cifar_binary": BINARIES}
+FETCH = "correct the path, or `make retrieve`"
 PUBLISHED = ("cifar_resnet", "wide_resnet", "imagenet_resnet", "vision_transformer", "huggingface")  # classifiers
 PUBLISHED_DENOISERS = ("diffusers", "guided_diffusion", "score_sde")
 
@@ -49,7 +50,7 @@ def dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
         wanted = "a folder" if key.startswith("folders") else "a file or folder" if key == "path" else "a file"
         there = {"a folder": path.is_dir(), "a file": path.is_file()}.get(wanted, path.exists())
         if not there:
-            yield f"datasets.{name}.{key}: expected {wanted}, got none at {path} — correct the path or fetch it"
+            yield f"datasets.{name}.{key}: expected {wanted}, got none at {path} — {FETCH}"
 
 
 def weight_files(entry: Mapping[str, Any]) -> list[str]:
@@ -73,7 +74,7 @@ def _classifier_problems(config: Mapping[str, Any]) -> Iterator[str]:
         return
     key, classes = f"classifiers.{name}", dataset.get("classes", 10)
     if not Path(entry["path"]).exists():
-        yield f"{key}.path: expected published weights, got none at {entry['path']} — correct the path or fetch them"
+        yield f"{key}.path: expected published weights, got none at {entry['path']} — {FETCH}"
     if entry["classes"] != classes:
         yield f"{key}.classes: expected {classes}, those of the dataset, got {entry['classes']} — use one made for it"
     if dataset.get("channels", 1 if dataset["kind"] == "digits" else 3) != 3:
@@ -89,6 +90,17 @@ def _denoisers_used(config: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(entry["denoiser"] for entry in entries if "denoiser" in entry))
 
 
+def places_used(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(key, path) of every file or folder that a run of the configuration reads."""
+    name = config["dataset"]
+    yield from ((f"datasets.{name}.{key}", str(path)) for key, path in _places(config["datasets"][name]))
+    if (entry := config["classifiers"][config["classifier"]])["kind"] in PUBLISHED:
+        yield f"classifiers.{config['classifier']}.path", entry["path"]
+    for name in _denoisers_used(config):
+        if config["denoisers"][name]["kind"] in PUBLISHED_DENOISERS:
+            yield f"denoisers.{name}.path", config["denoisers"][name]["path"]
+
+
 def network_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """One sentence per published network that is used and not there, or made for other images."""
     yield from _classifier_problems(config)
@@ -96,6 +108,6 @@ def network_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for name in _denoisers_used(config):
         key, entry = f"denoisers.{name}", config["denoisers"][name]
         if entry["kind"] in PUBLISHED_DENOISERS and not Path(entry["path"]).exists():
-            yield f"{key}.path: expected published weights, got none at {entry['path']} — correct the path or fetch it"
+            yield f"{key}.path: expected published weights, got none at {entry['path']} — {FETCH}"
         if entry["kind"] in PUBLISHED_DENOISERS and entry.get("size", size) != size:
             yield f"{key}.size: expected {size}, the size of the images, got {entry['size']} — change either"
