@@ -105,9 +105,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = copy_project(tmp_path_factory.mktemp("project"))
     (folder / "linear.py").write_text(PURIFIER)
     config = yaml.safe_load((folder / "config" / "smoke.yaml").read_text())
-    config["purifiers"] = {
-        "linear": {"kind": "python", "path": "linear.py", "factory": "make_purifier", "params": {"seed": 1}}
-    }
+    linear = {"kind": "python", "path": "linear.py", "factory": "make_purifier", "params": {"seed": 1}}
+    config["purifiers"]["linear"] = linear
     for key in ("controls", "randomness", "jacobian"):
         config["run"][key].append("linear")
     (folder / "smoke_linear.yaml").write_text(yaml.safe_dump(config))

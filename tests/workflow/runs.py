@@ -26,7 +26,7 @@ def smallest(results: str, **purifiers: dict[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text())
     only = {key: ["ddpm_150"] for key in ("distances", "randomness", "jacobian")}
     config["run"] |= {"controls": ["identity", *purifiers], **only}
-    return {**config, "results": results, "purifiers": purifiers}
+    return {**config, "results": results, "purifiers": {**config["purifiers"], **purifiers}}
 
 
 @dataclass
