@@ -72,10 +72,10 @@ MinJobAge=3600
 DefMemPerCPU=500
 """
 PARTITIONS = """
-PartitionName=cpu Nodes={nodes} Default=YES MaxTime=02:00:00 DefaultTime=00:10:00 PriorityTier=10 PreemptMode=OFF
-PartitionName=gpu Nodes={nodes} MaxTime=02:00:00 DefaultTime=00:10:00 PriorityTier=10 PreemptMode=OFF
-PartitionName=low Nodes={nodes} MaxTime=02:00:00 DefaultTime=00:10:00 PriorityTier=1 PreemptMode=REQUEUE
-PartitionName=high Nodes={nodes} MaxTime=02:00:00 DefaultTime=00:10:00 PriorityTier=20 PreemptMode=OFF
+PartitionName=cpu Nodes={nodes} Default=YES MaxTime=08:00:00 DefaultTime=00:10:00 PriorityTier=10 PreemptMode=OFF
+PartitionName=gpu Nodes={nodes} MaxTime=08:00:00 DefaultTime=00:10:00 PriorityTier=10 PreemptMode=OFF
+PartitionName=low Nodes={nodes} MaxTime=08:00:00 DefaultTime=00:10:00 PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=high Nodes={nodes} MaxTime=08:00:00 DefaultTime=00:10:00 PriorityTier=20 PreemptMode=OFF
 """
 ACCOUNTING = """
 AccountingStorageType=accounting_storage/slurmdbd
@@ -288,12 +288,17 @@ class Cluster:
         wait_for(lambda: self.ready() and self.answers(*everywhere), "all nodes to run a step", 120)
         return self
 
+    def cancel(self) -> None:
+        """Cancel every job, and wait for their ends."""
+        if jobs := self.run("squeue", "-h", "-o", "%A", check=False).split():
+            self.answers("scancel", "--full", *jobs)
+            with suppress(TimeoutError):
+                wait_for(lambda: not self.run("squeue", "-h", check=False), "no jobs", 20)
+
     def down(self) -> None:
         """Cancel what runs, then end every daemon."""
         if (self.folder / "controller.pid").exists() and self.answers("scontrol", "ping"):
-            self.answers("scancel", "--full", *self.run("squeue", "-h", "-o", "%A", check=False).split())
-            with suppress(TimeoutError):
-                wait_for(lambda: not self.run("squeue", "-h", check=False), "no jobs", 20)
+            self.cancel()
         for name in (*self.nodes, "controller", "database", "mysql", "munge"):
             self.stop(name)
 

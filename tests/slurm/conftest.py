@@ -58,7 +58,8 @@ def finished(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Clus
 
 
 @pytest.fixture
-def copy(finished: ClusterCopy, tmp_path: Path) -> ClusterCopy:
-    """A copy of the run on the cluster that a test may break."""
+def copy(cluster: Cluster, finished: ClusterCopy, tmp_path: Path) -> Iterator[ClusterCopy]:
+    """A copy of the run on the cluster that a test may break; no job of it is left behind."""
     shutil.copytree(finished.folder, tmp_path / "project")
-    return ClusterCopy(tmp_path / "project", finished.name)
+    yield ClusterCopy(tmp_path / "project", finished.name)
+    cluster.cancel()

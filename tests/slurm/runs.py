@@ -28,7 +28,8 @@ import torch.nn.functional as F
 
 def meet(obstacle):
     with Path("met").open("a") as file:
-        file.write(f"{os.environ.get('SLURM_JOB_ID')} {os.environ.get('SLURMD_NODENAME')} {time.time()}\\n")
+        known = ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES")
+        file.write(" ".join(os.environ.get(name, "none") for name in known) + "\\n")
     held = b"x" * (obstacle.get("megabytes", 0) * 2**20)
     time.sleep(obstacle.get("seconds", 0) + (4 if held else 0))
     while "until" in obstacle and not Path(obstacle["until"]).exists():
@@ -75,16 +76,17 @@ class ClusterCopy(Copy):
         """Let the jobs of the purifier `cumbersome` meet an obstacle from now on."""
         (self.folder / "obstacle.json").write_text(json.dumps(obstacle))
 
-    def met(self) -> list[tuple[str, str]]:
-        """Job number and node of every job that met the obstacle."""
+    def met(self) -> list[tuple[str, str, str]]:
+        """Job number, node and GPU of every job that met the obstacle."""
         path = self.folder / "met"
-        return [tuple(line.split()[:2]) for line in path.read_text().splitlines()] if path.exists() else []  # type: ignore[misc]
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [(job, node, gpu) for job, node, gpu in map(str.split, lines)]
 
     def forget(self) -> tuple[str, ...]:
         """Delete the purified images of `cumbersome` and the tables; what to ask for to have them again."""
         for path in (self.results / "purified").glob("cumbersome.*"):
             path.unlink()
-        shutil.rmtree(self.results / "tables")
+        shutil.rmtree(self.results / "tables", ignore_errors=True)
         return tuple(f"results/{NAME}/tables/{table}.csv" for table in TABLES)
 
 
