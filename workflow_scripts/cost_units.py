@@ -1,0 +1,246 @@
+"""How much work a job is: one function per script that counts units whose cost can be measured.
+
+The settings are those that the job receives. A script of a rule without a function here fails a test.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workflow_scripts.cost_plan import Job
+
+ATTACKED = 0.4  # ASSUME: mean share of images still attacked where an attack stops at those it has broken
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Something whose time and memory `cost_probe` measures.
+
+    kind      key of `cost_probe.PROBES`
+    purifier  its entry as JSON
+    batch     images at once
+    option    what else it depends on: a gradient mode, a type, the name of a network
+    """
+
+    kind: str
+    purifier: str = ""
+    batch: int = 0
+    option: str = ""
+
+
+Work = Counter[Unit]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all jobs share: the configuration and (C, H, W) of an image."""
+
+    config: Mapping[str, Any]
+    shape: tuple[int, int, int]
+
+    @property
+    def batch(self) -> int:
+        size: int = self.config["batch_size"]
+        return size
+
+    @property
+    def gradients(self) -> int:
+        """Images whose gradient is computed at once."""
+        size: int = self.config["gradient_batch_size"]
+        return size
+
+    def blocks(self, images: float, size: int | None = None) -> int:
+        """Batches of so many images."""
+        return math.ceil(images / (size or self.batch))
+
+
+def entry_of(purifier: Mapping[str, Any]) -> str:
+    """The entry as JSON; a tenth of the schedule stands for every t* but 0, which change nothing but numbers."""
+    entry = dict(purifier)
+    if entry["kind"] == "diffusion" and entry["t_star"] and not {"spacing", "noise_index"} & entry.keys():
+        entry["t_star"] = max(entry.get("steps", 1), entry["schedule"]["train_steps"] // 10)
+    return json.dumps(entry, sort_keys=True)
+
+
+def _twins(job: Job, context: Context) -> list[str]:
+    """Entries of the purifier and, where the job has its files, of the null model."""
+    entry = job.params["purifier"]
+    null = {**entry, "denoiser": context.config["null_denoiser"]}
+    return [entry_of(entry), *([entry_of(null)] if job.null else [])]
+
+
+def _purify(context: Context, entry: str, images: float, size: int) -> Work:
+    """Purification of images, at most `size` at a time."""
+    size = max(1, min(size, int(images)))
+    return Counter({Unit("purify", entry, size): math.ceil(images / size)})
+
+
+def _pgd(context: Context, entry: str, settings: Mapping[str, Any]) -> Work:
+    blocks = context.blocks(settings["images"], context.gradients)
+    attacked = max(1.0, ATTACKED * blocks) if settings["stop_when_broken"] else blocks
+    return _gradients(context, entry, settings, math.ceil((settings["steps"] + 1) * settings["draws"] * attacked))
+
+
+def _gradients(context: Context, entry: str, settings: Mapping[str, Any], count: int) -> Work:
+    """So many batches of gradients in the attack's mode; a surrogate's come with the value of what runs."""
+    size, mode = context.gradients, settings["gradient"]
+    if mode != "surrogate":
+        return Counter({Unit("gradient", entry, size, mode): count})
+    cheaper = json.loads(entry)
+    if "steps" in cheaper:
+        cheaper["steps"] = settings["surrogate_steps"]
+    surrogate = Unit("gradient", json.dumps(cheaper, sort_keys=True), size, "replay")
+    return Counter({surrogate: count, Unit("purify", entry, size): count, Unit("classify", "", size): count})
+
+
+ATTACKS: dict[str, Callable[[Context, str, Mapping[str, Any]], Work]] = {"pgd": _pgd}
+
+
+def _attack(context: Context, entry: str, settings: Mapping[str, Any]) -> Work:
+    """Gradients of one attack; unknown kinds count like projected gradient descent."""
+    return ATTACKS[settings.get("kind", "pgd")](context, entry, settings)
+
+
+def _attack_images(job: Job, context: Context) -> Work:
+    return _attack(context, entry_of(job.params["purifier"]), job.params["settings"])
+
+
+def _measure_attack_strength(job: Job, context: Context) -> Work:
+    entry, settings, work = entry_of(job.params["purifier"]), job.params["settings"], Work()
+    for variation in job.params["variations"]:
+        work += _attack(context, entry, {**settings, **variation})
+        work += _judged(context, entry, settings["images"], 1)
+    return work
+
+
+def _judged(context: Context, entry: str, images: int, draws: int) -> Work:
+    blocks = draws * context.blocks(images)
+    return Counter({Unit("purify", entry, context.batch): blocks, Unit("classify", "", context.batch): blocks})
+
+
+def _purify_images(job: Job, context: Context) -> Work:
+    """Every distinct image on every draw: clean, random, and of each attack; some of each also on known noise.
+
+    The controls of perturbations that use the budget are the random images; those of an attack that stops early differ.
+    """
+    settings, attacks = job.params["evaluation"], context.config["attacks"]
+    entry, largest = entry_of(job.params["purifier"]), max([settings["pool"], *settings["pools"].values()])
+    own = {**attacks, "transfer": attacks[context.config["transfer_attack"]]}
+    chosen = [own[name] for name in job.params["attacks"]]
+    images = max([settings["images"], *(attack["images"] for attack in chosen)]) + settings["images"]
+    images += sum(attack["images"] * (1.5 if attack.get("stop_when_broken") else 1.0) for attack in chosen)
+    known = (2 + len(chosen)) * settings["known_images"]
+    work = _judged(context, entry, math.ceil(images), settings["draws"] + 1)
+    work += Counter({Unit("classify", "", context.batch): context.blocks(images)})
+    return work + _judged(context, entry, known, 2 * settings["known_draws"] + largest)
+
+
+def _measure_distances(job: Job, context: Context) -> Work:
+    blocks = 3 * context.blocks(job.params["settings"]["images"])
+    return Counter({Unit("path", entry, context.batch): blocks for entry in _twins(job, context)})
+
+
+def _measure_randomness(job: Job, context: Context) -> Work:
+    settings, work = job.params["settings"], Work()
+    for entry in _twins(job, context):
+        for unit, count in _purify(context, entry, settings["samples"], context.batch).items():
+            work[unit] += 3 * settings["images"] * count
+    return work
+
+
+def _measure_compression(job: Job, context: Context) -> Work:
+    settings, work = job.params["settings"], Work()
+    for entry in _twins(job, context):
+        work[Unit("purify", entry, 1)] += settings["images"]
+        for unit, count in _purify(context, entry, settings["samples"], context.batch).items():
+            work[unit] += len(settings["probe_scales"]) * settings["images"] * count
+    return work
+
+
+def _compute_jacobian(job: Job, context: Context) -> Work:
+    settings, work = job.params["settings"], Work()
+    pixels, size = math.prod(context.shape), context.gradients
+    for entry in _twins(job, context):
+        work[Unit("pull", entry, size)] += context.blocks(pixels, size) + context.blocks(settings["probes"], size)
+        work[Unit("pull", entry, 1)] += settings["iterations"]
+        work[Unit("push", entry, 1)] += settings["iterations"]
+        work += _purify(context, entry, settings["probes"], context.batch)
+        work[Unit("spectrum")] += 1
+    return Counter({unit: settings["images"] * count for unit, count in work.items()})
+
+
+def _audit_gradients(job: Job, context: Context) -> Work:
+    """Three gradients and two purifications in float32, three gradients in float64, of every purifier."""
+    settings, work = job.params["settings"], Work()
+    size, images = settings["batch_size"], settings["images"]
+    for entry in map(entry_of, job.params["purifiers"]):
+        work += Counter({Unit("purify", entry, size): 2 * context.blocks(images, size)})
+        for option, times in {"autograd": 1, "replayed": 1, "bpda": 2, "float64": 3}.items():
+            work[Unit("gradient", entry, size, option)] += times * context.blocks(images, size)
+    return work
+
+
+def _trained(job: Job, context: Context) -> Work:
+    settings = dict(job.params["settings"])
+    steps = settings.get("training", settings)["steps"]
+    if "base" in settings:
+        settings["network"] = context.config["denoisers"][settings["base"]]["network"]
+    return Counter({Unit("train", option=json.dumps(settings, sort_keys=True)): steps})
+
+
+def _fit_null_model(job: Job, context: Context) -> Work:
+    return Counter({Unit("null_model"): 1})
+
+
+def _fit_compression_robustness(job: Job, context: Context) -> Work:
+    """Every form with and without the anchor, then two predictors with every point left out, for every subset."""
+    points = len(context.config["run"]["sweep"])
+    return Counter({Unit("fit", batch=points): len(context.config["fit"]["subsets"]) * (6 + 2 * points)})
+
+
+def _render_tables(job: Job, context: Context) -> Work:
+    """Claims resample the images: as much as twenty rank correlations each, and two fits each of at most 200."""
+    points, resamples = len(context.config["run"]["sweep"]), context.config["evaluation"]["resamples"]
+    return Counter({Unit("fit", batch=points): 2 * min(resamples, 200), Unit("rank", batch=points): 20 * resamples})
+
+
+def _render_figures(job: Job, context: Context) -> Work:
+    """Panels and marks worth a few of the figures that are measured."""
+    return Counter({Unit("figure"): 4})
+
+
+def _nothing(job: Job, context: Context) -> Work:
+    """Little beside the start of Python."""
+    return Work()
+
+
+# Script -> what its jobs do beside starting.
+WORK: dict[str, Callable[[Job, Context], Work]] = {
+    "prepare_dataset": _nothing,
+    "train_classifier": _trained,
+    "train_robust_classifier": _trained,
+    "train_denoiser": _trained,
+    "finetune_denoiser": _trained,
+    "convert_classifier": _nothing,
+    "convert_denoiser": _nothing,
+    "fit_null_model": _fit_null_model,
+    "attack_images": _attack_images,
+    "purify_images": _purify_images,
+    "measure_attack_strength": _measure_attack_strength,
+    "measure_distances": _measure_distances,
+    "measure_randomness": _measure_randomness,
+    "measure_compression": _measure_compression,
+    "compute_jacobian": _compute_jacobian,
+    "audit_gradients": _audit_gradients,
+    "fit_compression_robustness": _fit_compression_robustness,
+    "render_tables": _render_tables,
+    "render_figures": _render_figures,
+    "render_report": _nothing,
+    "check_results": _nothing,
+    "list_checksums": _nothing,
+}
