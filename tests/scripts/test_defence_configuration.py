@@ -110,7 +110,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "classifiers.residual.noise: expected no such key",
     ),
     "unknown base": (denoiser(base="unit"), "denoisers.mine.base: expected a known name, got 'unit'"),
-    "base without a network": (denoiser(base="gaussian"), "denoisers.mine.base: expected a denoiser of kind unet"),
+    "base without a network": (
+        denoiser(base="gaussian"),
+        "denoisers.mine.base: expected a denoiser of kind unet or diffusers",
+    ),
     "schedule of another": (
         denoiser(schedule={**TUNED["schedule"], "beta_end": 0.01}),
         "denoisers.mine.schedule: expected that of its base 'unet'",

@@ -14,7 +14,8 @@ from diffusers import UNet2DModel
 
 from purification.data import Dataset
 from purification.journal import Journal
-from purification.models.loading import load_denoiser
+from purification.models.loading import load_denoiser, save_model
+from purification.models.published_denoisers import convert_denoiser
 from purification.training import initialise
 from workflow_scripts.finetune_denoiser import run
 from workflow_scripts.journal import FileJournal
@@ -109,6 +110,18 @@ def test_other_images_and_labels_have_another_hash() -> None:
 def test_the_control_needs_no_classifier(finetune: Callable[..., Path]) -> None:
     folder = finetune("control", "none", None)
     assert json.loads((folder / "training.json").read_text())["passes"]["network_forward"] == 4
+
+
+def test_training_goes_on_from_published_weights(finetune: Callable[..., Path], tmp_path: Path) -> None:
+    """A folder of diffusers, converted as the workflow does, is a base like one that was trained here."""
+    trained = finetune("trained")
+    (tmp_path / "base").rename(tmp_path / "published")
+    config, weights = convert_denoiser({"kind": "diffusers", "path": tmp_path / "published", "schedule": SCHEDULE}, 1)
+    (tmp_path / "base").mkdir()
+    save_model(tmp_path / "base", config, weights)
+    again = finetune("again")
+    for name in FILES[1:]:
+        assert (trained / name).read_bytes() == (again / name).read_bytes(), name
 
 
 class Killed(FileJournal):
