@@ -21,6 +21,7 @@ from workflow_scripts.input_files import (
     folder_listing,
     weight_files,
 )
+from workflow_scripts.ledger_file import published
 from workflow_scripts.locking import Run
 from workflow_scripts.results_folder import place_problems
 
@@ -40,6 +41,7 @@ config.clear()
 config.update(settings_in_order)
 ROOT = Path(workflow.basedir)
 RESULTS = Path(config["results"]).as_posix()
+LEDGER = published()
 NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 RUN = Run(Path(RESULTS, "journal", "run.lock"))
 CONFIGFILES = shlex.join(os.path.relpath(path) for path in workflow.overwrite_configfiles)

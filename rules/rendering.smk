@@ -14,6 +14,7 @@ TABLES = [
     "spectrum",
     "attack_strength",
     "paired",
+    "ledger",
     "audit",
     "reliability",
     "settings",
@@ -37,6 +38,7 @@ rule render_tables:
     params:
         names=TABLES,
         settings=report_settings(),
+        published=LEDGER,
         code=code("render_tables"),
     message:
         "Rendering tables"

@@ -4,6 +4,7 @@ One job for every purifier: few images suffice, and starting a job takes longer 
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from purification.journal import NO_JOURNAL, Journal
 from purification.measure.audit import Sample, audit
 from purification.progress import track
 from workflow_scripts.datasets import read_dataset
-from workflow_scripts.defences import load_defence, noise_source
+from workflow_scripts.defences import load_defence, load_purifier, noise_source
 from workflow_scripts.job import job, logger, write_rows
 from workflow_scripts.journal import collect_rows, resuming
 
@@ -60,6 +61,11 @@ def networks_of(entry: Mapping[str, Any], networks: Iterable[str]) -> list[str]:
     return [path for place in wanted for path in networks if Path(path).parts[-3:-1] == place]
 
 
+def fewer_steps(entry: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """The purifier with at most so many reverse steps; one without steps is its own surrogate."""
+    return {**entry, "steps": min(steps, entry["steps"])} if "steps" in entry else dict(entry)
+
+
 if __name__ == "__main__":
     with job(snakemake), resuming(snakemake) as kept:
         data = read_dataset(snakemake.input.images, snakemake.input.subsets)
@@ -70,4 +76,8 @@ if __name__ == "__main__":
             )
             single, double = (load_defence(entry, files, data, chosen, dtype=t) for t in (torch.float32, torch.float64))
             part = kept.part(Path(path).stem)
-            audit_gradients(data, single, double, chosen, output=Path(path), journal=part)
+            cheaper = load_purifier(
+                fewer_steps(entry, chosen["surrogate_steps"]), files.denoiser, data, chosen["device"]
+            )
+            audited = replace(single, surrogate=cheaper)
+            audit_gradients(data, audited, double, chosen, output=Path(path), journal=part)

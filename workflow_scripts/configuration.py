@@ -12,6 +12,7 @@ from workflow_scripts.configuration_claims import claim_problems
 from workflow_scripts.configuration_entries import entry_problems
 from workflow_scripts.configuration_schema import nearest, schema_problems, shown
 from workflow_scripts.input_files import dataset_problems, network_problems
+from workflow_scripts.ledger_file import ledger_problems
 from workflow_scripts.python_files import python_file_problems
 from workflow_scripts.results_folder import name_problems
 
@@ -48,6 +49,9 @@ def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
     for name, entry in config["denoisers"].items():
         if "base" in entry:
             yield f"denoisers.{name}.base", entry["base"], config["denoisers"]
+    for section in ("purifiers", "attacks"):
+        for name in config["ledger"][section]:
+            yield f"ledger.{section}", name, config[section]
     for name, entry in purifiers.items():
         if "network" in entry.get("guidance", {}):
             yield f"purifiers.{name}.guidance.network", entry["guidance"]["network"], config["classifiers"]
@@ -172,6 +176,6 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     checks = (
         *(name_problems, entry_problems, _purifier_problems, _python_problems),
         *(dataset_problems, network_problems),
-        *(_attack_problems, _run_problems, claim_problems),
+        *(_attack_problems, _run_problems, claim_problems, ledger_problems),
     )
     return list(dict.fromkeys(sentence for check in checks for sentence in check(config)))

@@ -68,6 +68,7 @@ def render_metrics(rows: Rows, tables: Mapping[str, pd.DataFrame], output: Path)
 
 if __name__ == "__main__":
     with job(snakemake):
-        rows = Rows.read({kind: snakemake.input[kind] for kind in KINDS}, snakemake.params.settings)
+        chosen = {**snakemake.params.settings, "published": snakemake.params.published}
+        rows = Rows.read({kind: snakemake.input[kind] for kind in KINDS}, chosen)
         tables = render_tables(rows, snakemake.params.names, snakemake.output)
         render_metrics(rows, tables, Path(snakemake.output.metrics))

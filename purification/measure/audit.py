@@ -74,8 +74,20 @@ def _masks(defence: Defence, sample: Sample) -> Tensor:
     return map_batches(run, range(len(sample.ids)), defence.batch_size)
 
 
+def _cosines(defence: Defence, sample: Sample, exact: Tensor) -> dict[str, Tensor]:
+    """Cosine of every approximate gradient with the exact one."""
+    unknown = torch.full((len(sample.ids),), torch.nan)
+    found = {}
+    for mode in ("bpda", "surrogate", "adjoint"):
+        known = mode != "surrogate" or defence.surrogate is not None
+        slope = _slope(defence, sample, mode)[1] if known else exact
+        cosine = torch.cosine_similarity(slope.flatten(1), exact.flatten(1))
+        found[f"{mode}_cosine"] = cosine if known else unknown
+    return found
+
+
 def audit(defence: Defence, exact: Defence, sample: Sample, *, step: float, epsilon: float) -> dict[str, Tensor]:
-    """Per-image checks (n,); all but the last two should be (nearly) zero.
+    """Per-image checks (n,); all but the last four should be (nearly) zero.
 
     replay_difference      relative difference of the replayed gradient (nothing kept) and plain autograd, float32
     finite_difference      relative error of a random directional derivative, central differences with `step`, float64;
@@ -85,13 +97,14 @@ def audit(defence: Defence, exact: Defence, sample: Sample, *, step: float, epsi
                            margin (masked gradient)
     not_finite             share of NaN and infinity in the gradient of the margin
     masked                 share of the purifier's derivatives that a clamp or a rounding sets to zero (`masks`)
-    bpda_cosine            cosine of the BPDA gradient with the exact one (information, not a check)
+    <mode>_cosine          cosine of the BPDA, surrogate and adjoint gradient with the exact one (information, not a
+                           check); NaN for the surrogate of a defence that has none
     loss_change            |margin(x + epsilon s) - margin(x)|, s random signs (information)
 
     exact  the same defence in float64
     """
     value, plain = _slope(defence, sample, "autograd")
-    replayed, straight = (_slope(defence, sample, mode)[1] for mode in ("replay", "bpda"))
+    replayed = _slope(defence, sample, "replay")[1]
     signs = sample.source(sample.ids).normal("signs").sign()
     change = (_slope(defence, sample.moved(epsilon * signs), "bpda")[0] - value).abs()
     first, second = (defence.purify(sample.images, sample.ids, sample.source, 0) for _ in range(2))
@@ -103,6 +116,6 @@ def audit(defence: Defence, exact: Defence, sample: Sample, *, step: float, epsi
         "zero_gradient": (vanishes & (change > 0)).double(),
         "not_finite": (~torch.isfinite(plain)).flatten(1).double().mean(dim=1),
         "masked": _masks(defence, sample),
-        "bpda_cosine": torch.cosine_similarity(straight.flatten(1), plain.flatten(1)),
+        **_cosines(defence, sample, plain),
         "loss_change": change,
     }

@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 from purification import statistics
 from purification.reporting import law
 from purification.reporting.examination import attack_checks
+from purification.reporting.needed import interval_images, paired_images
 from purification.reporting.rows import Rows, fixed_correct, varied_correct
 from purification.statistics import Array, Estimate
 
@@ -25,7 +26,12 @@ CROSSOVER = 1.3  # A1 is asked only where the null model's own distance ratio ex
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of the claims table."""
+    """One row of the claims table.
+
+    n         units of the estimate: images, or purifiers where a relation over them is claimed (A12-A14)
+    images    images behind its interval
+    needed_n  images with which it decides at the observed effect (`needed`)
+    """
 
     claim: str
     statement: str
@@ -34,6 +40,8 @@ class Claim:
     low: float
     high: float
     n: int
+    images: int
+    needed_n: float
     verdict: str
     note: str
 
@@ -54,11 +62,14 @@ def _claim(
     estimate: Estimate,
     note: str,
     *,
+    images: int | None = None,
     above: float = -math.inf,
     below: float = math.inf,
 ) -> Claim:
-    verdict = judge(estimate, above=above, below=below)
-    return Claim(name, statement, paper, estimate.value, estimate.low, estimate.high, estimate.n, verdict, note)
+    verdict, behind = judge(estimate, above=above, below=below), estimate.n if images is None else images
+    needed = interval_images(estimate, behind, above=above, below=below)
+    found = (estimate.value, estimate.low, estimate.high, estimate.n)
+    return Claim(name, statement, paper, *found, behind, needed, verdict, note)
 
 
 def _image_size(rows: Rows) -> int:
@@ -192,7 +203,8 @@ def spectrum(rows: Rows) -> Claim:
     )
     verdicts = {claim.verdict, judge(large, below=0.05)}
     worst = next(v for v in ("fail", "inconclusive", "pass") if v in verdicts)
-    return Claim(**{**vars(claim), "verdict": worst})
+    needed = max(claim.needed_n, interval_images(large, large.n, below=0.05))
+    return Claim(**{**vars(claim), "verdict": worst, "needed_n": needed})
 
 
 def jacobian_agrees(rows: Rows) -> Claim:
@@ -212,14 +224,17 @@ def randomness_matters(rows: Rows) -> Claim:
     fixed = rows.purified(rows.headline, rows.base_attack)
     fixed = fixed[fixed.image.isin(stochastic.image)]
     known, unknown = fixed_correct(fixed).astype(float), varied_correct(stochastic)
-    p = statistics.mcnemar(known.astype(bool), unknown[:, 0])
+    first, second = known.astype(bool), unknown[:, 0]
+    p = statistics.mcnemar(first, second)
+    paired = paired_images(int((first & ~second).sum()), int((~first & second).sum()), len(first))
     estimate = rows.mean(unknown.mean(axis=1) - known)
     note = f"fixed {known.mean():.3f}, stochastic (EOT, fresh draws) {unknown.mean():.3f}, exact McNemar p = {p:.2g}"
     claim = _claim(
         "A11", "robust accuracy: stochastic (EOT) - fixed > 0", "48.3 / ~70 against 23.7 %", estimate, note, above=0.0
     )
     agreed = claim.verdict if p < 0.05 or claim.verdict != "pass" else "inconclusive"
-    return Claim(**{**vars(claim), "verdict": agreed})
+    needed = max(claim.needed_n, paired) if claim.ours > 0.0 else claim.needed_n
+    return Claim(**{**vars(claim), "verdict": agreed, "needed_n": needed})
 
 
 def _interval(value: float, samples: list[float], n: int) -> Estimate:
@@ -239,7 +254,20 @@ def robustness_falls(rows: Rows) -> Claim:
         for name, chosen in law.subsets(table, rows.settings["fit"]["subsets"]).items()
     ]
     note = "rank correlation by range of t* (points): " + "; ".join(parts)
-    return _claim("A12", "Spearman(compression, fixed robust accuracy) <= -.8", "strong", estimate, note, below=-0.8)
+    return _claim(
+        "A12",
+        "Spearman(compression, fixed robust accuracy) <= -.8",
+        "strong",
+        estimate,
+        note,
+        images=_attacked(rows),
+        below=-0.8,
+    )
+
+
+def _attacked(rows: Rows) -> int:
+    """Images behind every point's accuracy."""
+    return len(rows.purified(rows.headline, rows.base_attack))
 
 
 def _sweep(rows: Rows) -> pd.DataFrame:
@@ -255,7 +283,9 @@ def sigmoid_fits(rows: Rows) -> Claim:
     samples = [_r_squared(sweep, rate, robust) for rate, robust in rows.resampled_sweep[:200]]
     estimate = _interval(fitted.r_squared, samples, len(sweep))
     note = f"without the anchor CR = 1; with it {anchored.r_squared:.3f}; reduced chi2 {fitted.chi_squared:.2f}"
-    return _claim("A13", "weighted R2 of the sigmoid >= .9", "visual", estimate, note, above=0.9)
+    return _claim(
+        "A13", "weighted R2 of the sigmoid >= .9", "visual", estimate, note, images=_attacked(rows), above=0.9
+    )
 
 
 def _r_squared(sweep: pd.DataFrame, rate: Array, robust: Array) -> float:
@@ -278,7 +308,16 @@ def extrapolates(rows: Rows) -> Claim:
         intercept = float(law.fit(chosen, "scaled").predict(np.zeros(1))[0])
         parts.append(f"{name}: {intercept:.3f} against clean {law.clean_reference(chosen):.3f}")
     statement = f"|intercept of the sigmoid - clean accuracy| <= {limit:.2f}"
-    return _claim("A14", statement, "extrapolates to clean", estimate, "; ".join(parts), above=-limit, below=limit)
+    return _claim(
+        "A14",
+        statement,
+        "extrapolates to clean",
+        estimate,
+        "; ".join(parts),
+        images=_attacked(rows),
+        above=-limit,
+        below=limit,
+    )
 
 
 def base_curve_gap(curve: pd.DataFrame, table: pd.DataFrame) -> float:
@@ -297,7 +336,15 @@ def base_curve_explains(rows: Rows) -> Claim:
     ]
     estimate = _interval(base_curve_gap(curve, sweep), samples, len(sweep))
     note = "the mechanism: r_sys(CR) = (acc_sys / acc_base) r_base(CR eps)"
-    return _claim("A15", "RMSE to the base classifier's budget curve <= .10", "visual", estimate, note, below=0.10)
+    return _claim(
+        "A15",
+        "RMSE to the base classifier's budget curve <= .10",
+        "visual",
+        estimate,
+        note,
+        images=_attacked(rows),
+        below=0.10,
+    )
 
 
 def bpda_overstates(rows: Rows) -> Claim:
@@ -315,7 +362,8 @@ def attack_is_sound(rows: Rows) -> Claim:
     note = "failed: " + _names(failed) if failed else f"all {len(checks)} hold, see table audit"
     share = 1.0 - len(failed) / len(checks)
     verdict = "fail" if failed else "pass"
-    return Claim("A17", "self-examination of the attack", "-", share, share, share, len(checks), verdict, note)
+    found = (share, share, share, len(checks))
+    return Claim("A17", "self-examination of the attack", "-", *found, _attacked(rows), math.nan, verdict, note)
 
 
 CLAIMS: dict[str, Callable[[Rows], Claim]] = {

@@ -41,7 +41,8 @@ def audits(frame: pd.DataFrame, limits: Mapping[str, float]) -> pd.DataFrame:
     for purifier, own in frame.groupby("purifier", sort=False):
         seen = {check: statistic(check, own[check]) for check in MEANING}
         failed = [MEANING[check] for check in MEANING if not seen[check] <= limits[check]]
-        record = {"purifier": purifier, "n": len(own), **seen, "bpda_cosine": float(own.bpda_cosine.mean())}
+        cosines = {name: float(own[name].mean()) for name in own if name.endswith("_cosine")}
+        record = {"purifier": purifier, "n": len(own), **seen, **cosines}
         records.append({**record, "reliable": not failed, "why": "; ".join(failed)})
     return pd.DataFrame(records)
 
@@ -87,6 +88,7 @@ RELIES: dict[str, Callable[[Rows, Mapping[str, Any]], Iterable[str]]] = {
     "distances": lambda rows, row: ["identity"] if row["start"] == "adversarial" else [],
     "spectrum": lambda rows, row: [row["purifier"]] if row["model"] == "trained" else [],
     "attack_strength": lambda rows, row: [row["purifier"]],
+    "ledger": lambda rows, row: [row["purifier"]] if row["attack"] != "none" else [],
     "paired": lambda rows, row: [row["purifier"], row["against"]],
 }
 

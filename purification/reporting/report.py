@@ -86,7 +86,7 @@ def render(material: Material) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"estimate": estimate, "number": number, "duration": duration}
+    environment.filters |= {"estimate": estimate, "number": number, "duration": duration, "count": count}
     claims = material.tables.get("claims", pd.DataFrame({"claim": [], "verdict": []})).to_dict("records")
     return environment.get_template("report.html.j2").render(
         folder=material.folder,
@@ -100,7 +100,8 @@ def render(material: Material) -> str:
         answer=list(_answer(claims)),
         prediction=_prediction(material.tables.get("prediction", pd.DataFrame())),
         figures=[_figure(name, png, material.captions[name]) for name, png in material.figures.items()],
-        tables={name: cells(table) for name, table in material.tables.items() if name != "claims"},
+        ledger=_ledger(material.tables.get("ledger", pd.DataFrame())),
+        tables={name: cells(table) for name, table in material.tables.items() if name not in ("claims", "ledger")},
         settings=yaml.safe_dump(dict(material.settings), sort_keys=False, allow_unicode=True, width=110),
         versions=_versions(),
         costs=_costs(material.costs),
@@ -110,6 +111,14 @@ def render(material: Material) -> str:
 def _unreliable(table: pd.DataFrame) -> list[Mapping[str, Any]]:
     """Purifiers whose audit failed."""
     return [row for row in table.to_dict("records") if not row["reliable"]]
+
+
+def _ledger(table: pd.DataFrame) -> dict[str, Any]:
+    """Cells of the published numbers and how many agree, differ, cannot be compared and are disputed."""
+    if table.empty:
+        return {}
+    counts = {verdict: int((table.verdict == verdict).sum()) for verdict in ("agree", "differ", "cannot tell")}
+    return {**cells(table), "counts": counts, "disputed": int(table.disputed.fillna("").ne("").sum())}
 
 
 def _counts(claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -151,6 +160,11 @@ def number(value: Any) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     return "" if value is None else str(value)
+
+
+def count(value: Any) -> str:
+    """A whole number, however large."""
+    return number(value) if value is None or not math.isfinite(value) else f"{value:.0f}"
 
 
 def estimate(row: Mapping[str, Any], name: str, low: str, high: str) -> str:

@@ -12,6 +12,7 @@ from purification.reporting import law
 from purification.reporting.claims import judge_all
 from purification.reporting.controls import controls
 from purification.reporting.examination import attack_checks
+from purification.reporting.ledger import ledger
 from purification.reporting.pairs import paired
 from purification.reporting.protocol import three, under_knowledge, with_controls
 from purification.reporting.reliability import audits
@@ -200,6 +201,7 @@ TABLES: dict[str, Callable[[Rows], pd.DataFrame]] = {
     "spectrum": spectrum,
     "attack_strength": attack_strength,
     "paired": paired,
+    "ledger": ledger,
     "audit": audit,
     "reliability": reliability,
     "settings": settings,

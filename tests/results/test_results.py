@@ -30,6 +30,22 @@ def test_every_claim_has_a_verdict_and_no_self_check_fails() -> None:
     assert (claims.loc[list(SELF_CHECKS)].verdict != "fail").all(), claims.loc[list(SELF_CHECKS)].note.tolist()
 
 
+def test_a_claim_is_decided_with_the_images_it_needs() -> None:
+    """Claims with one threshold and no second test; the rounding of the tables is allowed for."""
+    claims = table("claims").set_index("claim").drop(["A9", "A11", "A17"])
+    for claim in claims[claims.reliable & claims.needed_n.notna()].itertuples():
+        if abs(claim.needed_n - claim.images) > 1:
+            assert (claim.needed_n <= claim.images) == (claim.verdict != "inconclusive"), claim
+
+
+def test_what_rests_on_a_failed_audit_is_marked() -> None:
+    limits = table("reliability").set_index("purifier")
+    assert set(limits.index) == set(table("points").purifier)
+    for entry in table("robustness").to_dict("records"):
+        source = {"clean": None, "random": None, "transfer": "identity"}.get(entry["attack"], entry["purifier"])
+        assert entry["reliable"] == (source is None or limits.reliable[source]), entry
+
+
 @pytest.mark.parametrize("name", ["robustness", "points", "compression", "randomness", "distances", "prediction"])
 def test_every_interval_contains_its_value_and_names_its_n(name: str) -> None:
     frame = table(name)

@@ -55,6 +55,23 @@ def test_bpda_is_exact_on_the_identity(audited: Audit) -> None:
     torch.testing.assert_close(row["bpda_cosine"], torch.ones(5), rtol=0, atol=1e-5)
 
 
+def test_every_approximation_is_compared_with_the_exact_gradient(
+    curved: Denoiser, diffusion: Callable[..., Purifier], random_tensor: Numbers
+) -> None:
+    weights, images = random_tensor(36, 3, seed=2, normal=True), random_tensor(5, *SHAPE)
+    plain = Defence(diffusion(curved), lambda x: x.flatten(1) @ weights.to(x.dtype), batch_size=2)
+    found = {}
+    for name, surrogate in {"none": None, "same": plain.purifier, "fewer": diffusion(curved, steps=2)}.items():
+        sample = Sample(images, LABELS, IDS, SOURCE)
+        found[name] = audit(replace(plain, surrogate=surrogate), plain, sample, step=1e-5, epsilon=0.1)
+    assert torch.isnan(found["none"]["surrogate_cosine"]).all()
+    torch.testing.assert_close(found["same"]["surrogate_cosine"], torch.ones(5), rtol=0, atol=1e-6)
+    assert (
+        0.3 < float(found["fewer"]["surrogate_cosine"].min()) < float(found["fewer"]["surrogate_cosine"].max()) < 0.9999
+    )
+    assert 0.9 < float(found["none"]["adjoint_cosine"].min()) < 0.99999
+
+
 def test_a_masked_gradient_is_flagged(audited: Audit) -> None:
     rounding = audited(FunctionPurifier(lambda x, noise: (8.0 * x).round() / 8.0))
     assert rounding["zero_gradient"].tolist() == rounding["masked"].tolist() == [1.0] * 5

@@ -99,7 +99,7 @@ SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
         entry("purifiers.ddpm_25", sampler="dpm"),
         "purifiers.ddpm_25.sampler: expected one of ddpm, ddim, vp_sde, pf_ode, one_step, got 'dpm' — did",
     ),
-    "unknown kind": (entry("purifiers.blur", kind="blurr"), "purifiers.blur.kind: expected one of diffusion, identity"),
+    "unknown kind": (entry("purifiers.blur", kind="blurr"), "purifiers.blur.kind: expected one of diffusion"),
     "eta of a ddpm": (
         entry("purifiers.ddpm_25", eta=0.5),
         "purifiers.ddpm_25.eta: expected no such key with sampler 'ddpm', got 0.5 — remove it",
@@ -166,6 +166,10 @@ SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
     ),
 }
 NAMES: dict[str, tuple[dict[str, Any], str]] = {
+    "namesake of an unknown purifier": (
+        {"ledger": {"purifiers": {"ddpm_15": "DiffPure"}}},
+        "ledger.purifiers: expected a known name, got 'ddpm_15' — did you mean",
+    ),
     "unknown purifier": (
         entry("run", headline="ddpm_201"),
         "run.headline: expected a known name, got 'ddpm_201' — did you mean 'ddpm_200'?",
@@ -197,6 +201,14 @@ NAMES: dict[str, tuple[dict[str, Any], str]] = {
     ),
 }
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "method that nobody published": (
+        {"ledger": {"purifiers": {"ddpm_150": "DiffPur"}}},
+        "ledger.purifiers.ddpm_150: expected the method of an entry of ledger.yaml, got 'DiffPur' — did you mean",
+    ),
+    "attack that nobody published": (
+        {"ledger": {"attacks": {"fixed": "PGD200"}}},
+        "ledger.attacks.fixed: expected the attack of an entry of ledger.yaml, got 'PGD200' — ",
+    ),
     "too large t_star": (entry("purifiers.ddpm_25", t_star=1001), "purifiers.ddpm_25.t_star: expected at most 1000"),
     "more steps than t_star": (
         entry("purifiers.ddpm_25", steps=26),
