@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from purification.index_lists import SPLITS
 from purification.philox import generator
 from purification.readers.arrays import read_arrays
 from purification.readers.cifar import read_cifar_binary, read_cifar_python
@@ -18,8 +18,6 @@ from purification.readers.digits import read_digits
 from purification.readers.folders import read_folders
 from purification.readers.parquet import read_parquet
 from purification.readers.parts import TEST, TRAIN, Part
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,6 @@ class Selection:
         """All of them in memory."""
         images = torch.from_numpy(np.stack(list(self.rows())))
         return Dataset(images, torch.from_numpy(self.labels), self.subsets, torch.from_numpy(self.ids), self.classes)
-
-
-def index_hash(index: list[int]) -> str:
-    """sha256 of an index list, so that two papers can tell whether they used the same images."""
-    return hashlib.sha256(np.asarray(index, dtype="<i8").tobytes()).hexdigest()
 
 
 READERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Part]]] = {

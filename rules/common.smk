@@ -13,6 +13,7 @@ from purification.sources import source_files
 from workflow_scripts.cluster import refusals
 from workflow_scripts.code_digest import Project
 from workflow_scripts.configuration import problems
+from workflow_scripts.index_list_problems import list_files
 from workflow_scripts.input_files import (
     PUBLISHED,
     PUBLISHED_DENOISERS,
@@ -47,6 +48,12 @@ RUN = Run(Path(RESULTS, "journal", "run.lock"))
 CONFIGFILES = shlex.join(os.path.relpath(path) for path in workflow.overwrite_configfiles)
 os.environ.update(PURIFICATION_CONFIGFILES=CONFIGFILES)  # for the command that a failed job shows
 DATASET = [f"{RESULTS}/dataset/images.safetensors", f"{RESULTS}/dataset/subsets.json"]
+
+
+# The named list that is evaluated, if it is one: other lists of the configuration change nothing.
+EVALUATED_LIST = {
+    name: entry for name, entry in config["index_lists"].items() if name == config["evaluation"]["subset"]
+}
 
 
 def one_of(names):
@@ -205,7 +212,7 @@ def report_settings():
     settings = {key: value for key, value in config.items() if key not in ("results", "device", "memory_bytes")}
     attacks = [config["base_attack"], config["transfer_attack"], *config["run"]["attacks"]]
     settings["purifiers"] = {name: config["purifiers"][name] for name in EVALUATED}
-    settings["classifiers"] = {config["classifier"]: CHOSEN}
+    settings["classifiers"], settings["index_lists"] = {config["classifier"]: CHOSEN}, EVALUATED_LIST
     return {**settings, "attacks": {name: config["attacks"][name] for name in attacks}}
 
 

@@ -4,6 +4,7 @@
 rule prepare_dataset:
     input:
         files=dataset_files(config["datasets"][config["dataset"]]),
+        lists=list_files(config),
     output:
         images=DATASET[0],
         subsets=DATASET[1],
@@ -18,7 +19,8 @@ rule prepare_dataset:
         settings=config["datasets"][config["dataset"]],
         listing=folder_listing(config["datasets"][config["dataset"]]),
         seed=config["seed"],
-        code=code("prepare_dataset", config["datasets"][config["dataset"]]),
+        lists=EVALUATED_LIST,
+        code=code("prepare_dataset", config["datasets"][config["dataset"]], *EVALUATED_LIST.values()),
     message:
         "Preparing dataset {params.name}"
     script:

@@ -17,6 +17,7 @@ TABLES = [
     "ledger",
     "audit",
     "reliability",
+    "subsets",
     "settings",
 ]
 
@@ -24,6 +25,7 @@ TABLES = [
 rule render_tables:
     input:
         **{kind: rows_of(kind) for kind in MEASURED},
+        subsets=DATASET[1],
     output:
         csv=expand(f"{RESULTS}/tables/{{name}}.csv", name=TABLES),
         md=expand(f"{RESULTS}/tables/{{name}}.md", name=TABLES),

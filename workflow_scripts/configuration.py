@@ -11,6 +11,7 @@ import yaml
 from workflow_scripts.configuration_claims import claim_problems
 from workflow_scripts.configuration_entries import entry_problems
 from workflow_scripts.configuration_schema import nearest, schema_problems, shown
+from workflow_scripts.index_list_problems import evaluated_images, index_list_problems
 from workflow_scripts.input_files import dataset_problems, network_problems
 from workflow_scripts.ledger_file import ledger_problems
 from workflow_scripts.python_files import python_file_problems
@@ -104,7 +105,7 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for key, most in (("worst_of", "draws"), ("votes", "draws"), ("samples", "images"), ("known_images", "images")):
         if evaluation[key] > evaluation[most]:
             yield f"evaluation.{key}: expected at most {most} = {evaluation[most]}, got {evaluation[key]} — lower it"
-    size = config["datasets"].get(config["dataset"], {}).get("splits", {}).get(evaluation["subset"], 0)
+    size = evaluated_images(config)
     sizes = {"evaluation": evaluation["images"], **{f"attacks.{n}": a["images"] for n, a in attacks.items()}}
     sizes |= {key: config[key]["images"] for key in ("distances", "randomness", "compression", "jacobian", "audit")}
     for key, count in sizes.items():
@@ -176,6 +177,6 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     checks = (
         *(name_problems, entry_problems, _purifier_problems, _python_problems),
         *(dataset_problems, network_problems),
-        *(_attack_problems, _run_problems, claim_problems, ledger_problems),
+        *(_attack_problems, _run_problems, claim_problems, ledger_problems, index_list_problems),
     )
     return list(dict.fromkeys(sentence for check in checks for sentence in check(config)))

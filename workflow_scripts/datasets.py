@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from purification.data import Dataset, Selection, index_hash
+from purification.data import Dataset, Selection
+from purification.index_lists import index_hash
 from purification.tensor_files import read_tensors, write_rows_of_tensor
 from workflow_scripts.job import replacing, write_text
 

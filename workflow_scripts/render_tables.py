@@ -68,7 +68,8 @@ def render_metrics(rows: Rows, tables: Mapping[str, pd.DataFrame], output: Path)
 
 if __name__ == "__main__":
     with job(snakemake):
-        chosen = {**snakemake.params.settings, "published": snakemake.params.published}
+        subsets = json.loads(Path(snakemake.input.subsets).read_text())
+        chosen = {**snakemake.params.settings, "published": snakemake.params.published, "subsets": subsets}
         rows = Rows.read({kind: snakemake.input[kind] for kind in KINDS}, chosen)
         tables = render_tables(rows, snakemake.params.names, snakemake.output)
         render_metrics(rows, tables, Path(snakemake.output.metrics))

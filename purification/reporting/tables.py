@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from purification import statistics
+from purification.index_lists import index_hash
 from purification.reporting import law
 from purification.reporting.claims import judge_all
 from purification.reporting.controls import controls
@@ -175,6 +176,20 @@ def reliability(rows: Rows) -> pd.DataFrame:
     return audits(rows.frames["audit"], rows.settings["reliability"])
 
 
+def subsets(rows: Rows) -> pd.DataFrame:
+    """Every subset and named list with the sha256 of its dataset indices, and the images that were judged."""
+    records, given = [], rows.settings["index_lists"]
+    for name, found in rows.settings["subsets"].items():
+        entry = given.get(name, {})
+        how = entry.get("recipe") or ("path" if "path" in entry else "indices" if entry else "split by seed")
+        told = {"given_as": how, "within": entry.get("within", ""), "list_sha256": entry.get("sha256", "")}
+        records.append({"subset": name, "images": len(found["index"]), "sha256": found["sha256"], **told})
+    judged = list(dict.fromkeys(int(image) for image in rows.frames["purified"].image))
+    used = {"given_as": "first images", "within": rows.settings["evaluation"]["subset"], "list_sha256": ""}
+    records.append({"subset": "judged", "images": len(judged), "sha256": index_hash(judged), **used})
+    return pd.DataFrame(records)
+
+
 def settings(rows: Rows) -> pd.DataFrame:
     """Every purifier as configured, with its noise index, first denoising index and budget."""
     records = []
@@ -204,5 +219,6 @@ TABLES: dict[str, Callable[[Rows], pd.DataFrame]] = {
     "ledger": ledger,
     "audit": audit,
     "reliability": reliability,
+    "subsets": subsets,
     "settings": settings,
 }

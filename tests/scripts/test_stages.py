@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import torch
 
 from purification.data import Dataset
 from purification.defence import Defence
+from purification.index_lists import index_hash
 from purification.knowledge import KNOWLEDGE, shared_noise
 from purification.noise import FORWARD, REVERSE, Noise, NoiseSource
 from purification.purifiers import FunctionPurifier
@@ -76,6 +78,17 @@ def test_the_dataset_is_the_same_bytes_every_time(files: tuple[Path, Path], tmp_
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in files]
     prepare_dataset(DIGITS, 1, images=again[0], subsets=again[1])
     assert again[1].read_bytes() != files[1].read_bytes()
+
+
+def test_a_named_list_becomes_a_subset_with_its_hash(tmp_path: Path) -> None:
+    paths = tmp_path / "images.safetensors", tmp_path / "subsets.json"
+    entry = {"within": "test", "indices": [7, 0, 3], "sha256": index_hash([7, 0, 3])}
+    prepare_dataset(DIGITS, 0, images=paths[0], subsets=paths[1], lists={"three": entry})
+    dataset, stored = read_dataset(*paths), json.loads(paths[1].read_text())
+    test = dataset.subsets["test"]
+    assert dataset.take("three")[2] == [test[7], test[0], test[3]]
+    assert stored["three"]["sha256"] == index_hash([test[7], test[0], test[3]])
+    torch.testing.assert_close(dataset.take("three")[0][1], dataset.take("test")[0][0], rtol=0, atol=0)
 
 
 def test_an_edited_index_list_is_refused(files: tuple[Path, Path]) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from purification.data import SPLITS, Dataset, index_hash, load_dataset
+from purification.data import Dataset, load_dataset
+from purification.index_lists import SPLITS, index_hash
 
 SETTINGS: dict[str, Any] = {"kind": "digits", "size": 16, "splits": {"train": 1097, "validation": 300, "test": 400}}
 HASHES = {

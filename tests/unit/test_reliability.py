@@ -23,6 +23,7 @@ from purification.reporting.reliability import DAGGER, MEANING, RELIES, audits, 
 from purification.reporting.report import Material, render
 from purification.reporting.rows import Rows
 from purification.reporting.tables import TABLES
+from workflow_scripts.ledger_file import published
 from workflow_scripts.render_tables import compact
 
 SHAPE = (1, 6, 6)
@@ -72,7 +73,11 @@ def good() -> Rows:
     rows = made_up_rows()
     evaluated = [*rows.settings["run"]["sweep"], *rows.settings["run"]["controls"]]
     frame = audited(PURIFIERS["honest"][0])
-    settings = {**rows.settings, "evaluation": {**rows.settings["evaluation"], "resamples": 10}}
+    settings = {
+        **rows.settings,
+        "evaluation": {**rows.settings["evaluation"], "resamples": 10},
+        "published": published(),
+    }
     frames = {**rows.frames, "audit": pd.concat([frame.assign(purifier=p) for p in evaluated])}
     return Rows(frames, settings)
 
@@ -92,6 +97,14 @@ def rests_on(row: dict[str, Any], purifier: str) -> bool:
     """Whether a row of a table names the purifier, and an attack on it."""
     named = purifier in (row.get("purifier"), row.get("against"))
     return named and row.get("attack") not in ("clean", "random", "transfer") and row.get("model") != "null"
+
+
+# Tables whose numbers need neither an attack nor a derivative, or that show the audit itself.
+NO_GRADIENT = {"compression", "randomness", "audit", "reliability", "subsets", "settings"}
+
+
+def test_every_table_says_what_it_relies_on() -> None:
+    assert set(TABLES) - NO_GRADIENT == set(RELIES)
 
 
 @pytest.mark.parametrize("name", sorted(RELIES))

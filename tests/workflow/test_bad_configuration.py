@@ -22,6 +22,7 @@ from workflow_scripts.configuration_files import file_problems
 
 DEFAULT = yaml.safe_load((ROOT / "config" / "default.yaml").read_text())
 SENTENCE = re.compile(r"[^:]+: expected .+, got .+ — .+")
+PAIR = "4cbbd8ca5215b8d161aec181a74b694f4e24b001d5b081dc0030ed797a8973e0"  # sha256 of the list 1, 0
 NETWORK = "denoisers.unet.network"
 SURROGATE = {**DEFAULT["attacks"]["bpda"], "gradient": "surrogate"}
 
@@ -201,6 +202,41 @@ NAMES: dict[str, tuple[dict[str, Any], str]] = {
     ),
 }
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown subset": (
+        entry("evaluation", subset="tset"),
+        "evaluation.subset: expected a subset or a list, got 'tset' — did you mean 'test'?",
+    ),
+    "list beyond the subset": (
+        entry("evaluation", subset="addt_cifar10"),
+        "index_lists.addt_cifar10: expected indices below 400, the images of test, got 1023 — enlarge the subset",
+    ),
+    "list with the name of a subset": (
+        {"index_lists": {"test": {"within": "test", "indices": [0], "sha256": "0" * 64}}},
+        "index_lists.test: expected a name beside train, validation, test, got 'test' — rename it",
+    ),
+    "list with an image twice": (
+        {"index_lists": {"mine": {"within": "test", "indices": [4, 2, 4], "sha256": "0" * 64}}},
+        "index_lists.mine: expected every index once, got 4 2 times — remove it",
+    ),
+    "list with another hash": (
+        {"index_lists": {"mine": {"within": "test", "indices": [4, 2], "sha256": "0" * 64}}},
+        "index_lists.mine: expected indices with sha256 0000",
+    ),
+    "list in a file that is not there": (
+        {"index_lists": {"mine": {"within": "test", "path": "nowhere.json", "sha256": "0" * 64}}},
+        "index_lists.mine: expected a list of indices in nowhere.json, got something else",
+    ),
+    "more drawn than there are": (
+        entry("index_lists.lee_kim_svhn", count=30000),
+        "index_lists.lee_kim_svhn.count: expected at most of = 26032, got 30000 — lower it",
+    ),
+    "more images than the list has": (
+        {
+            "index_lists": {"mine": {"within": "test", "indices": [1, 0], "sha256": PAIR}},
+            "evaluation": {"subset": "mine"},
+        },
+        "evaluation.images: expected at most 2 (images of mine), got 300 — lower it",
+    ),
     "method that nobody published": (
         {"ledger": {"purifiers": {"ddpm_150": "DiffPur"}}},
         "ledger.purifiers.ddpm_150: expected the method of an entry of ledger.yaml, got 'DiffPur' — did you mean",
