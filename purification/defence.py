@@ -32,7 +32,44 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return others.amax(dim=1) - true
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin}
+def _ranked(logits: Tensor, least: int) -> Tensor:
+    if logits.shape[1] < least:
+        raise ValueError(f"expected at least {least} classes for this loss, got {logits.shape[1]} — use margin instead")
+    return logits.sort(dim=1, descending=True).values
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Difference of logits ratio, (B,): margin / (z_(1) - z_(3)), the same for any positive multiple of the logits.
+
+    Croce and Hein 2020 (Auto-PGD), equation 6; needs three classes.
+    """
+    ranked = _ranked(logits, 3)
+    return margin(logits, labels) / (ranked[:, 0] - ranked[:, 2] + 1e-12)
+
+
+def targeted_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """z_t - z_y, (B,)."""
+    return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """(z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2), (B,); Croce and Hein 2020, equation 7; needs four classes."""
+    ranked = _ranked(logits, 4)
+    return targeted_margin(logits, labels, targets) / (ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2 + 1e-12)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+TARGETED_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "targeted_margin": targeted_margin,
+    "targeted_dlr": targeted_dlr,
+}
+
+
+def loss_of(loss: str, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """Value (B,) of one of the losses; targeted ones need the classes (B,) they drive to."""
+    if targets is None:
+        return LOSSES[loss](logits, labels)
+    return TARGETED_LOSSES[loss](logits, labels, targets)
 
 
 @dataclass(frozen=True)
@@ -97,8 +134,12 @@ class Defence:
         loss: str,
         mode: str,
         kept_steps: int,
+        targets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Per-image loss (n,), its gradient at the images (n, C, H, W), and predicted labels (n,), at one draw."""
+        """Per-image loss (n,), its gradient at the images (n, C, H, W), and predicted labels (n,), at one draw.
+
+        targets   classes (n,) of a targeted loss
+        """
         values, gradients, predictions = [], [], []
         options: dict[str, Any] = {"surrogate": self.surrogate} if mode == "surrogate" else {}
         for block, valid in batches(range(len(images)), self._differentiated):
@@ -106,7 +147,7 @@ class Defence:
 
             def objective(purified: Tensor, block: list[int] = block, logits: list[Tensor] = logits) -> Tensor:
                 logits.append(self.classifier(purified))
-                return LOSSES[loss](logits[-1], labels[block])
+                return loss_of(loss, logits[-1], labels[block], None if targets is None else targets[block])
 
             noise = source([ids[i] for i in block], draw)
             out = gradient(self.purifier, images[block], noise, objective, mode=mode, kept_steps=kept_steps, **options)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from purification.threat import NORMS, TOLERANCE
+from purification.balls import NORMS
+from purification.threat import TOLERANCE
 
 
 def matched(adversarial: Tensor, images: Tensor, normal: Tensor, *, norm: str, epsilon: float) -> Tensor:
@@ -15,9 +16,9 @@ def matched(adversarial: Tensor, images: Tensor, normal: Tensor, *, norm: str, e
     that leave the box are clipped. Where that makes a perturbation smaller they go the other way, which keeps its
     size as long as no pixel moves by more than 1/2. A size that is the budget up to rounding is the budget.
     """
-    size = NORMS[norm].size(adversarial - images)
+    size = NORMS[norm].size(adversarial - images).to(images)
     size = torch.where((size - epsilon).abs() < TOLERANCE, torch.full_like(size, epsilon), size)
-    unit = normal.sign() if norm == "linf" else normal / NORMS[norm].size(normal).view(-1, 1, 1, 1)
+    unit = normal.sign() if norm == "linf" else normal / NORMS[norm].size(normal).to(normal).view(-1, 1, 1, 1)
     step = size.view(-1, 1, 1, 1) * unit
     clipped = (images + step).clamp(0.0, 1.0)
     inside = (images + step >= 0.0) & (images + step <= 1.0)

@@ -150,7 +150,9 @@ def evaluation(**extra):
 
 
 def attack_settings(name):
-    return {**config["attacks"][name], **config["threat"]}
+    """Entry of an attack with its threat model, or the configuration's."""
+    entry = {"threat": config["threat"], **config["attacks"][name]}
+    return {**entry.pop("threat"), **entry}
 
 
 def attacks_on(purifier):

@@ -54,15 +54,24 @@ def run_attack(
     memory: float,
     journal: Journal,
 ) -> AttackResult:
-    """One entry of `attacks`; what it does not know of the defence's noise it draws on its own."""
-    seed, device = evaluation["seed"], evaluation["device"]
+    """One entry of `attacks`; what it does not know of the defence's noise it draws on its own.
+
+    Candidates are compared on the known noise, or else on draws of the role "judge", which nothing else uses.
+    """
+    seed, device, known = evaluation["seed"], evaluation["device"], settings["knowledge"] == "both"
+    source, judge = (
+        shared_noise(
+            noise_source(seed, role, dataset, device), knowledge=settings["knowledge"], pool=settings.get("pool", 1)
+        )
+        for role in ("attack", "judge")
+    )
     problem = Problem(
         defence, images, labels, ids,
-        threat=ThreatModel(settings["norm"], settings["epsilon"]),
-        source=shared_noise(
-            noise_source(seed, "attack", dataset, device), knowledge=settings["knowledge"], pool=settings.get("pool", 1)
-        ),
+        threat=ThreatModel(settings["norm"], settings["epsilon"], settings.get("share")),
+        source=source,
         start=noise_source(seed, "start", dataset, device),
+        judge=judge,
+        judges=settings["draws"] if known else settings.get("judges", 1),
         memory=memory,
     )  # fmt: skip
     return ATTACKS[settings["kind"]](problem, settings, journal)

@@ -1,6 +1,5 @@
 """What is wrong with a configuration, found before anything runs: what the schema refuses, names, contradictions."""
 
-import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from workflow_scripts.configuration_attacks import attack_problems
 from workflow_scripts.configuration_claims import claim_problems
 from workflow_scripts.configuration_entries import entry_problems
 from workflow_scripts.configuration_schema import nearest, schema_problems, shown
@@ -124,47 +124,6 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _surrogate_problems(config: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> Iterator[str]:
-    if ("surrogate_steps" in entry) != (entry.get("gradient") == "surrogate"):
-        wanted = "a number of steps with gradient surrogate and none without it"
-        got = f"{entry.get('surrogate_steps', 'none')} with {entry.get('gradient', 'no gradient')}"
-        yield f"attacks.{name}.surrogate_steps: expected {wanted}, got {got} — add or remove it"
-    for purifier in config["run"]["attacks"].get(name, []) if "surrogate_steps" in entry else []:
-        steps = config["purifiers"][purifier].get("steps", math.inf)
-        if entry["surrogate_steps"] > steps:
-            had = f"got {entry['surrogate_steps']} — lower it, a surrogate is cheaper than what it stands for"
-            yield f"attacks.{name}.surrogate_steps: expected at most the {steps} steps of {purifier}, {had}"
-
-
-def _knowledge_problems(config: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> Iterator[str]:
-    known, knowledge = config["evaluation"]["known_images"], entry["knowledge"]
-    if ("pool" in entry) != (knowledge == "semi"):
-        wanted = "a number of draws with knowledge semi and none without it"
-        yield f"attacks.{name}.pool: expected {wanted}, got {entry.get('pool', 'none')} — add or remove it"
-    if knowledge in ("none", "both"):
-        return
-    if entry["images"] > known:
-        had = f"got {entry['images']} — it is judged under its own knowledge there, lower it"
-        yield f"attacks.{name}.images: expected at most evaluation.known_images = {known}, {had}"
-    for purifier in config["run"]["attacks"].get(name, []):
-        if purifier not in config["run"]["varied"]:
-            had = f"got {shown(config['run']['varied'])} — an attack with knowledge {knowledge} is judged there only"
-            yield f"run.varied: expected {purifier!r} of run.attacks.{name} among them, {had}"
-
-
-def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    for name, entry in config["attacks"].items():
-        if entry["stop_when_broken"] and (entry["knowledge"] != "both" or entry["draws"] != 1):
-            yield (
-                f"attacks.{name}.stop_when_broken: expected false unless knowledge is both and draws is 1, got true — "
-                "stopping at a lucky draw of a random defence reports chance as success"
-            )
-        yield from _surrogate_problems(config, name, entry)
-        yield from _knowledge_problems(config, name, entry)
-        if name == config["base_attack"] and entry["knowledge"] != "both":
-            yield f"attacks.{name}.knowledge: expected both, got {entry['knowledge']!r} — it is the base attack"
-
-
 def problems(config: Mapping[str, Any]) -> list[str]:
     """One sentence per thing that is wrong, naming the key; empty when the configuration can run.
 
@@ -177,6 +136,6 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     checks = (
         *(name_problems, entry_problems, _purifier_problems, _python_problems),
         *(dataset_problems, network_problems),
-        *(_attack_problems, _run_problems, claim_problems, ledger_problems, index_list_problems),
+        *(attack_problems, _run_problems, claim_problems, ledger_problems, index_list_problems),
     )
     return list(dict.fromkeys(sentence for check in checks for sentence in check(config)))

@@ -35,15 +35,16 @@ def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}: expected an attack beside {', '.join(ROWS)}, got {name!r} — its rows would be lost"
     if base in config["run"]["attacks"]:
         yield f"run.attacks.{base}: expected attacks beside base_attack, got it again — remove it, it runs everywhere"
-    if (mode := attacks[base]["gradient"]) not in EXACT:
+    if (mode := attacks[base].get("gradient", "replay")) not in EXACT:
         yield f"attacks.{base}.gradient: expected replay or autograd, got {mode!r} — the base attack must be exact"
     for name, key, wanted in (("eot", "knowledge", "none"), ("bpda", "gradient", "bpda")):
-        if name in attacks and attacks[name][key] != wanted:
-            yield f"attacks.{name}.{key}: expected {wanted}, got {attacks[name][key]!r} — the claims rely on the name"
+        if name in attacks and attacks[name].get(key) != wanted:
+            had = attacks[name].get(key)
+            yield f"attacks.{name}.{key}: expected {wanted}, got {had!r} — the claims rely on the name"
 
 
 def _budget_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    steps = config["attacks"][config["base_attack"]]["steps"]
+    steps = config["attacks"][config["base_attack"]].get("steps")
     needs = {
         f"steps = {steps}, those of {config['base_attack']!r}": lambda point: point["steps"] == steps,
         "scale = 0": lambda point: point["scale"] == 0,

@@ -9,6 +9,7 @@ import pandas as pd
 from safetensors.torch import save_file
 from torch import Tensor
 
+from purification.balls import NORMS
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
@@ -16,7 +17,7 @@ from purification.knowledge import shared_noise
 from purification.matching import matched
 from purification.measure.compression import directional
 from purification.noise import NoiseSource
-from purification.threat import NORMS, ThreatModel
+from purification.threat import ThreatModel
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import count_adversarial, load_defence, noise_source, read_adversarial
 from workflow_scripts.job import job, replacing, write_rows

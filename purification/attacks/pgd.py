@@ -7,7 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from purification.attacks.problem import AttackResult, Problem, Search, check_averaging, run, search_from
+from purification.attacks.choosing import Attempt, aimed, best_of
+from purification.attacks.problem import (
+    AttackResult,
+    Problem,
+    Search,
+    check_averaging,
+    check_stopping,
+    check_targets,
+    random_start,
+    run,
+    search_from,
+)
 from purification.journal import NO_JOURNAL, Journal
 
 SELECTIONS = ("best", "last")
@@ -19,12 +30,14 @@ class PGD:
 
     steps, step_size   iterations and their length, in units of the budget epsilon
     random_start       uniform point of the ball instead of the image itself
-    loss               "ce" or "margin"
+    loss               key of `defence.LOSSES` or `TARGETED_LOSSES`
     gradient           mode of `gradients`
     draws              noise draws averaged per step
     redraw             fresh draws in every step (True) or the same ones (False: fixed randomness)
     select             "best": the iterate with the highest averaged loss; "last"
     stop_when_broken   leave an image alone once its only draw is misclassified (fixed randomness)
+    restarts           runs from different random starts; `best_of` chooses
+    targets            wrong classes attacked one after another, of targeted losses
     """
 
     steps: int
@@ -36,18 +49,20 @@ class PGD:
     redraw: bool
     select: str
     stop_when_broken: bool
+    restarts: int
+    targets: int = 0
 
     def __post_init__(self) -> None:
         check_averaging(self)
-        if self.steps < 0:
-            raise ValueError(f"expected steps >= 0, got {self.steps}")
+        if self.steps < 0 or self.restarts < 1:
+            raise ValueError(f"expected steps >= 0 and restarts >= 1, got {self.steps} and {self.restarts}")
         if self.select not in SELECTIONS:
             raise ValueError(f"expected select to be one of {SELECTIONS}, got {self.select!r}")
-        if self.stop_when_broken and (self.redraw or self.draws != 1):
-            raise ValueError(
-                "expected stop_when_broken only with one fixed draw — stopping at a lucky draw of a random defence "
-                "reports chance as success; set draws: 1 and redraw: false, or stop_when_broken: false"
-            )
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(f"expected a random start for {self.restarts} restarts, got none — they would be equal")
+        check_targets(self.loss, self.targets)
+        if self.stop_when_broken:
+            check_stopping(self)
 
 
 @dataclass(frozen=True)
@@ -84,13 +99,26 @@ def _ascend(at: _Climb, step: int, problem: Problem, pgd: PGD) -> None:
         at.x[some] = threat.ascend(at.x[some], gradient[~broken], length, problem.images[some])
 
 
-def pgd_attack(problem: Problem, pgd: PGD, journal: Journal = NO_JOURNAL) -> AttackResult:
-    """PGD from the images themselves or from a random point of the ball."""
+def _restart(problem: Problem, pgd: PGD, journal: Journal, number: int) -> AttackResult:
     images = problem.images
     x = images.clone()
     if pgd.random_start:
-        x = problem.threat.random_start(problem.start(problem.ids).uniform("start"), images)
+        x = random_start(problem, number)
     at = _begin(x)
     run(problem, at, pgd, lambda state, step: _ascend(state, step, problem, pgd), pgd.steps + 1, journal)
     problem.threat.check(at.best, images)
     return AttackResult(at.best, at.best_loss, at.best_accuracy, at.iteration)
+
+
+def pgd_attack(problem: Problem, pgd: PGD, journal: Journal = NO_JOURNAL) -> AttackResult:
+    """PGD from the images themselves or from random points of the ball; for targeted losses, one run per class."""
+    if pgd.restarts == 1 and not pgd.targets:
+        return _restart(problem, pgd, journal, 0)
+
+    def once(number: int) -> Attempt:
+        return lambda part, kept: [_restart(part, pgd, kept, number)]
+
+    attempts = [once(number) for number in range(pgd.restarts)]
+    if pgd.targets:
+        attempts = [aim for attempt in attempts for aim in aimed(problem, attempt, pgd.draws, pgd.targets)]
+    return best_of(problem, attempts, journal, frozen=not pgd.redraw)

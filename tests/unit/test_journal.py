@@ -28,7 +28,7 @@ Numbers = Callable[..., Tensor]
 SOURCE = NoiseSource(seed=0, role="attack", shape=(2, 6, 6))
 PGD_FIXED = PGD(
     steps=6, step_size=0.3, random_start=False, loss="ce", gradient="replay",
-    draws=1, redraw=False, select="best", stop_when_broken=True,
+    draws=1, redraw=False, select="best", stop_when_broken=True, restarts=1,
 )  # fmt: skip
 PGDS = {
     "fixed": PGD_FIXED,
@@ -91,7 +91,7 @@ def attacked(random_tensor: Numbers) -> Callable[..., AttackResult]:
     def run(pgd: PGD, journal: Journal = NO_JOURNAL, layout: torch.memory_format = torch.contiguous_format) -> Any:
         problem = Problem(
             Defence(purifier, classify, 4), images.to(memory_format=layout), labels, list(range(11)),
-            threat=ThreatModel("linf", 0.03), source=SOURCE, start=SOURCE, memory=0.0,
+            threat=ThreatModel("linf", 0.03), source=SOURCE, start=SOURCE, judge=SOURCE, judges=1, memory=0.0,
         )  # fmt: skip
         return pgd_attack(problem, pgd, journal)
 

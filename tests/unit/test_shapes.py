@@ -15,6 +15,7 @@ from torch import Tensor
 
 from purification import statistics
 from purification.attacks import PGD, Problem, pgd_attack
+from purification.balls import NORMS
 from purification.defence import Defence
 from purification.gradients import MODES, gradient
 from purification.measure import jacobian
@@ -28,7 +29,7 @@ from purification.models.unet import UNet
 from purification.noise import NoiseSource
 from purification.purifiers import Purifier, make_purifier, purify
 from purification.schedule import Schedule
-from purification.threat import NORMS, ThreatModel
+from purification.threat import ThreatModel
 
 Shape = tuple[int, int, int]
 Result = TypeVar("Result")
@@ -99,10 +100,10 @@ def test_purified_images_and_gradients(shape: Shape, entry: dict[str, Any], n: i
 @bounded
 def test_attacks(shape: Shape, entry: dict[str, Any], n: int, batch_size: int, norm: str, known: bool) -> None:
     images, labels, ids = numbers(n, *shape), torch.arange(n) % 3, list(range(n))
-    pgd = PGD(2, 0.5, not known, "margin", "replay", 1 if known else 2, not known, "best", known)
+    pgd = PGD(2, 0.5, not known, "margin", "replay", 1 if known else 2, not known, "best", known, 2 - known)
     source, start = (NoiseSource(0, role, shape) for role in ("fixed", "start"))
-    threat, defence = ThreatModel(norm, EPSILON), defence_of(entry, shape, batch_size)
-    out = pgd_attack(Problem(defence, images, labels, ids, threat, source, start, 1e6), pgd)
+    threat, defence = ThreatModel(norm, EPSILON, 0.3), defence_of(entry, shape, batch_size)
+    out = pgd_attack(Problem(defence, images, labels, ids, threat, source, start, source, 1, 1e6), pgd)
     assert_finite(out.adversarial, (n, *shape))
     assert_finite(out.loss, (n,))
     threat.check(out.adversarial, images)
@@ -222,7 +223,7 @@ def test_no_image_is_refused() -> None:
     defence, threat = defence_of(ENTRIES[0], shape, 2), ThreatModel("linf", EPSILON)
     calls: list[Callable[[], Any]] = [
         lambda: defence.purify(images, [], source, 0),
-        lambda: Problem(defence, images, torch.empty(0, dtype=torch.int64), [], threat, source, source, 1e6),
+        lambda: Problem(defence, images, torch.empty(0, dtype=torch.int64), [], threat, source, source, source, 1, 1e6),
     ]
     for call in calls:
         with pytest.raises(ValueError, match="expected at least one image, got none — raise"):

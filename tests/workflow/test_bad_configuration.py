@@ -72,6 +72,14 @@ SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
         entry("threat", epsilon=1.1),
         "threat.epsilon: expected a number > 0 and <= 1, got 1.1 — low",
     ),
+    "l1 without a share": (
+        {"threat": {"norm": "l1", "epsilon": 12.0}},
+        "threat.share: expected a value, got none — add the key",
+    ),
+    "share without l1": (
+        entry("attacks.eot.threat", norm="l2", epsilon=1.5, share=0.1),
+        "attacks.eot.threat.share: expected a known key, got 'share'",
+    ),
     "budget not a number": (entry("threat", epsilon=float("nan")), "threat.epsilon: expected a finite number, got nan"),
     "infinite memory": ({"memory_bytes": float("inf")}, "memory_bytes: expected a finite number, got inf"),
     "number YAML 1.1 reads as text": (
@@ -326,6 +334,28 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "run.randomness: expected purifiers of run.sweep or run.controls, got 'blur'",
     ),
     "lucky stop": (entry("attacks.eot", stop_when_broken=True), "attacks.eot.stop_when_broken: expected false unless"),
+    "restarts without random starts": (
+        entry("attacks.fixed", restarts=3),
+        "attacks.fixed.restarts: expected 1 without",
+    ),
+    "lucky restart": (
+        entry("attacks.eot", restarts=3, random_start=True),
+        "attacks.eot.judges: expected the number of draws on which several runs are compared, got none",
+    ),
+    "judges without a choice": (entry("attacks.eot", judges=9), "attacks.eot.judges: expected none, got 9 — remove it"),
+    "targeted loss without targets": (
+        entry("attacks.fixed", loss="targeted_dlr"),
+        "attacks.fixed.targets: expected a number with loss 'targeted_dlr', got none",
+    ),
+    "targets without a targeted loss": (entry("attacks.fixed", targets=2), "attacks.fixed.targets: expected none with"),
+    "more targets than wrong classes": (
+        entry("attacks.fixed", loss="targeted_dlr", targets=10),
+        "attacks.fixed.targets: expected at most 9, the wrong classes of the dataset, got 10",
+    ),
+    "base attack with a budget of its own": (
+        entry("attacks.fixed.threat", norm="l2", epsilon=1.5),
+        "attacks.fixed.threat: expected none, got one",
+    ),
     "base attack without knowledge": ({"base_attack": "eot"}, "attacks.eot.knowledge: expected both"),
     "base attack without its gradient": ({"base_attack": "bpda"}, "attacks.bpda.gradient: expected replay or autograd"),
     "base attack with an approximation": (
@@ -466,7 +496,7 @@ def test_good_configurations_are_accepted(folder: Path) -> None:
 
 
 def test_everything_wrong_is_listed_at_once() -> None:
-    found = problems(merged({"seed": -1, "bach_size": 4, "threat": {"norm": "l1"}, "purifiers": {"blur": {"eta": 1}}}))
+    found = problems(merged({"seed": -1, "bach_size": 4, "threat": {"norm": "l0"}, "purifiers": {"blur": {"eta": 1}}}))
     assert [line.partition(":")[0] for line in sorted(found)] == [
         "bach_size",
         "purifiers.blur.eta",

@@ -78,7 +78,7 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "VP-SDE": ("D", RED),
     "one step": ("P", "#5b3a8c"),
 }
-NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
+NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$"}
 SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "pf_ode": "PF-ODE", "vp_sde": "VP-SDE", "one_step": "one step"}
 
 

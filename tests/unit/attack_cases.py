@@ -1,0 +1,86 @@
+"""Attacks and the small defences they are tried on, shared by the tests of attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from purification.attacks import PGD, AttackResult, Problem, pgd_attack
+from purification.defence import Defence
+from purification.journal import NO_JOURNAL, Journal
+from purification.noise import NoiseSource
+from purification.purifiers import FunctionPurifier, Purifier
+from purification.threat import ThreatModel
+
+SHAPE = (1, 6, 6)
+CLASSES = 4
+FIXED = NoiseSource(seed=0, role="fixed", shape=SHAPE)
+ATTACK = replace(FIXED, role="attack")
+START = replace(FIXED, role="start")
+JUDGE = replace(FIXED, role="judge")
+SHARE = 1 / 36  # of the pixels that a step moves under l1: one
+IDENTITY = FunctionPurifier(lambda images, noise: images)
+SOFT = FunctionPurifier(lambda images, noise: (3 * images).sin() / 2 + 0.5 + 0.1 * noise.normal("own"))
+BASE = PGD(
+    steps=10, step_size=0.25, random_start=False, loss="ce", gradient="replay",
+    draws=1, redraw=False, select="best", stop_when_broken=False, restarts=1,
+)  # fmt: skip
+ATTACKS: dict[str, PGD] = {
+    "fixed": replace(BASE, stop_when_broken=True),
+    "fixed, to the end": BASE,
+    "last iterate": replace(BASE, select="last"),
+    "margin": replace(BASE, loss="margin"),
+    "dlr": replace(BASE, loss="dlr"),
+    "random start": replace(BASE, random_start=True),
+    "bpda": replace(BASE, gradient="bpda"),
+    "autograd": replace(BASE, gradient="autograd"),
+    "eot": replace(BASE, draws=3, redraw=True),
+    "eot, last iterate": replace(BASE, draws=3, redraw=True, select="last"),
+    "several fixed draws": replace(BASE, draws=2),
+}
+# Their images are chosen among several candidates.
+CHOSEN: dict[str, Any] = {
+    "restarts": replace(BASE, random_start=True, restarts=3, stop_when_broken=True),
+    "eot, restarts": replace(BASE, random_start=True, restarts=2, draws=3, redraw=True),
+    "targeted margin": replace(BASE, loss="targeted_margin", targets=3),
+    "targeted dlr, eot": replace(BASE, loss="targeted_dlr", targets=2, draws=2, redraw=True),
+}
+ALL: dict[str, Any] = {**ATTACKS, **CHOSEN}
+RUN: dict[type, Callable[..., AttackResult]] = {PGD: pgd_attack}
+Numbers = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A defence with its images, labels and dataset indices."""
+
+    defence: Defence
+    images: Tensor
+    labels: Tensor
+    ids: list[int]
+
+    def problem(self, settings: Any, norm: str, epsilon: float, **changes: Any) -> Problem:
+        source = ATTACK if settings.redraw else FIXED
+        judge, judges = (JUDGE, 4) if settings.redraw else (FIXED, settings.draws)
+        arguments: dict[str, Any] = {"source": source, "start": START, "judge": judge, "judges": judges, "memory": 0.0}
+        threat = ThreatModel(norm, epsilon, SHARE)
+        return Problem(self.defence, self.images, self.labels, self.ids, threat=threat, **{**arguments, **changes})
+
+    def attacked(
+        self, settings: Any, norm: str, epsilon: float, journal: Journal = NO_JOURNAL, **changes: Any
+    ) -> AttackResult:
+        return RUN[type(settings)](self.problem(settings, norm, epsilon, **changes), settings, journal)
+
+    def accuracy(self, adversarial: Tensor, source: NoiseSource = FIXED, draw: int = 0) -> float:
+        return float((self.defence.predict(adversarial, self.ids, source, draw) == self.labels).double().mean())
+
+    def judge(self, images: Tensor, source: NoiseSource, draw: int, loss: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, its gradient and predictions at one draw."""
+        options: dict[str, Any] = {"loss": loss, "mode": "autograd", "kept_steps": 0}
+        return self.defence.loss_gradient(images, self.labels, self.ids, source, draw, **options)
+
+    def behind(self, purifier: Purifier) -> Setting:
+        return replace(self, defence=replace(self.defence, purifier=purifier))

@@ -1,0 +1,106 @@
+"""Contradictions inside the entries of `attacks`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from workflow_scripts.configuration_schema import shown
+
+CLASSES = {"digits": 10}  # of data sets whose settings do not say
+Entry = Mapping[str, Any]
+
+
+def _randomness_problems(entry: Entry) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong with it) about the noise the attacker knows and draws."""
+    if entry.get("stop_when_broken") and (entry["knowledge"] != "both" or entry["draws"] != 1):
+        yield (
+            "stop_when_broken",
+            "expected false unless knowledge is both and draws is 1, got true — "
+            "stopping at a lucky draw of a random defence reports chance as success",
+        )
+    several = entry["knowledge"] != "both" and _runs(entry) > 1
+    if several and "judges" not in entry:
+        yield (
+            "judges",
+            "expected the number of draws on which several runs are compared, got none — add the key, or one "
+            "run would win by its own luck",
+        )
+    if "judges" in entry and not several:
+        yield (
+            "judges",
+            f"expected none, got {entry['judges']} — remove it: nothing is compared, or all on the noise that is known",
+        )
+
+
+def _runs(entry: Entry) -> int:
+    """How many runs the images of an attack are chosen from."""
+    return int(entry.get("restarts", 1)) * int(entry.get("targets", 1))
+
+
+def _target_problems(entry: Entry, classes: float) -> Iterator[tuple[str, str]]:
+    targeted = entry.get("loss", "").startswith("targeted")
+    if targeted and "targets" not in entry:
+        yield "targets", f"expected a number with loss {entry['loss']!r}, got none — add the key"
+    if "loss" in entry and not targeted and "targets" in entry:
+        yield "targets", f"expected none with loss {entry['loss']!r}, got {entry['targets']} — remove it"
+    if entry.get("targets", 0) > classes - 1:
+        got = f"got {entry['targets']} — lower it"
+        yield "targets", f"expected at most {classes - 1}, the wrong classes of the dataset, {got}"
+
+
+def _start_problems(entry: Entry) -> Iterator[tuple[str, str]]:
+    if entry["restarts"] > 1 and not entry["random_start"]:
+        yield "restarts", f"expected 1 without random_start, got {entry['restarts']} — they would all be the same run"
+
+
+def _surrogate_problems(config: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    if ("surrogate_steps" in entry) != (entry.get("gradient") == "surrogate"):
+        wanted = "a number of steps with gradient surrogate and none without it"
+        got = f"{entry.get('surrogate_steps', 'none')} with {entry.get('gradient', 'no gradient')}"
+        yield f"attacks.{name}.surrogate_steps: expected {wanted}, got {got} — add or remove it"
+    for purifier in config["run"]["attacks"].get(name, []) if "surrogate_steps" in entry else []:
+        steps = config["purifiers"][purifier].get("steps", math.inf)
+        if entry["surrogate_steps"] > steps:
+            had = f"got {entry['surrogate_steps']} — lower it, a surrogate is cheaper than what it stands for"
+            yield f"attacks.{name}.surrogate_steps: expected at most the {steps} steps of {purifier}, {had}"
+
+
+def _knowledge_problems(config: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    known, knowledge = config["evaluation"]["known_images"], entry["knowledge"]
+    if ("pool" in entry) != (knowledge == "semi"):
+        wanted = "a number of draws with knowledge semi and none without it"
+        yield f"attacks.{name}.pool: expected {wanted}, got {entry.get('pool', 'none')} — add or remove it"
+    if knowledge in ("none", "both"):
+        return
+    if entry["images"] > known:
+        had = f"got {entry['images']} — it is judged under its own knowledge there, lower it"
+        yield f"attacks.{name}.images: expected at most evaluation.known_images = {known}, {had}"
+    for purifier in config["run"]["attacks"].get(name, []):
+        if purifier not in config["run"]["varied"]:
+            had = f"got {shown(config['run']['varied'])} — an attack with knowledge {knowledge} is judged there only"
+            yield f"run.varied: expected {purifier!r} of run.attacks.{name} among them, {had}"
+
+
+def attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """One sentence per contradiction inside an attack; names are known to exist."""
+    dataset = config["datasets"][config["dataset"]]
+    classes = dataset.get("classes") or CLASSES.get(dataset["kind"], math.inf)
+    for name, entry in config["attacks"].items():
+        found = [*_randomness_problems(entry), *_target_problems(entry, classes)]
+        if entry["kind"] == "pgd":
+            found += _start_problems(entry)
+        if name == config["base_attack"] and entry["knowledge"] != "both":
+            found.append(("knowledge", f"expected both, got {entry['knowledge']!r} — it is the base attack"))
+        if name == config["base_attack"] and entry["kind"] != "pgd":
+            found.append(
+                ("kind", f"expected pgd, got {entry['kind']!r} — attack_strength varies the base attack's steps")
+            )
+        if name == config["base_attack"] and "threat" in entry:
+            found.append(
+                ("threat", "expected none, got one — the base attack has the configuration's threat; remove it")
+            )
+        yield from _surrogate_problems(config, name, entry)
+        yield from _knowledge_problems(config, name, entry)
+        yield from (f"attacks.{name}.{key}: {sentence}" for key, sentence in found)
