@@ -42,6 +42,7 @@ ATTACK = {
         "step_size": 0.5,
         "random_start": False,
         "loss": "ce",
+        "restarts": 1,
     },
     **{"gradient": "replay", "draws": 1, "select": "best", "stop_when_broken": True, "norm": "linf", "epsilon": 0.1},
 }

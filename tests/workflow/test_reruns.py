@@ -136,6 +136,7 @@ OTHER_ATTACK = {
         "step_size": 1.0,
         "random_start": True,
         "loss": "ce",
+        "restarts": 1,
     },
     **{"gradient": "replay", "draws": 1, "select": "last", "stop_when_broken": False},
 }
