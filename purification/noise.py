@@ -62,6 +62,11 @@ class Noise:
         rows = [sample(generator(self.seed, self.role, stream, image, draw, step)) for image, draw in cells]
         return torch.from_numpy(np.stack(rows)).to(device=self.device, dtype=self.dtype)
 
+    def sized(self, size: int) -> Noise:
+        """The noise of the same images at another height and width: other numbers, as reproducible."""
+        held = {stream: noise.sized(size) for stream, noise in self.held.items()}
+        return replace(self, shape=(self.shape[0], size, size), held=held)
+
     def hold(self, streams: Sequence[str], source: Noise) -> Noise:
         """The same noise with `streams` taken from `source`."""
         return replace(self, held={**self.held, **dict.fromkeys(streams, source)})

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purification.guidance import Guidance, make_guidance
-from purification.models.denoisers import Denoiser
+from purification.models.denoisers import Denoiser, resized
 from purification.noise import FORWARD, REVERSE, Noise
 from purification.samplers import CONTINUOUS, SAMPLERS, Step
 from purification.user_code import own_purifier
@@ -159,6 +159,32 @@ class GuidedPurifier:
         return self.inner.finish(state)
 
 
+@dataclass(frozen=True)
+class ResizedPurifier:
+    """A purifier that works at another size: images are brought to it before (bilinear), and back after (DiffPure).
+
+    inner  the purifier at `size`
+    sides  height and width of the images
+    """
+
+    inner: Purifier
+    size: int
+    sides: tuple[int, int]
+
+    @property
+    def num_steps(self) -> int:
+        return self.inner.num_steps
+
+    def start(self, images: Tensor, noise: Noise) -> Tensor:
+        return self.inner.start(resized(images, self.size), noise.sized(self.size))
+
+    def step(self, number: int, state: Tensor, images: Tensor, noise: Noise) -> Tensor:
+        return self.inner.step(number, state, resized(images, self.size), noise.sized(self.size))
+
+    def finish(self, state: Tensor) -> Tensor:
+        return F.interpolate(self.inner.finish(state), size=self.sides, mode="bilinear", align_corners=False)
+
+
 def _variances(table: tuple[Step, ...], variance: str) -> tuple[float, ...]:
     """Variance of every step; of the last, which adds no noise, what "fixed_large" or "fixed_small" would give it."""
     last = 1.0 - table[-1].level.alpha_bar if variance == "fixed_large" else 0.0
@@ -190,7 +216,10 @@ def _chain(settings: Mapping[str, Any], denoiser: Denoiser | None) -> DiffusionP
 
 def diffusion(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
     """Purifier of one `kind: diffusion` entry; t_star 0 is the identity."""
-    return _chain(settings, denoiser) or _identity(settings, denoiser, shape, device)
+    chain = _chain(settings, denoiser)
+    if chain is None:
+        return _identity(settings, denoiser, shape, device)
+    return ResizedPurifier(chain, settings["size"], shape[1:]) if "size" in settings else chain
 
 
 def guided(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:

@@ -13,8 +13,9 @@ FIGURES = {
     "training": [],
 }
 HEADLINE = config["run"]["headline"]
+USED = {config["purifiers"][name].get("denoiser") for name in EVALUATED}
 TRAINED = ([("classifiers", config["classifier"])] if CHOSEN["kind"] == "residual" else []) + [
-    ("denoisers", name) for name, entry in config["denoisers"].items() if entry["kind"] == "unet"
+    ("denoisers", name) for name, entry in config["denoisers"].items() if entry["kind"] == "unet" and name in USED
 ]
 FIGURE_FILES = {
     "compression_robustness": {"fitted": list(FITTED.values())},

@@ -150,10 +150,13 @@ rule fit_null_model:
     benchmark:
         f"{RESULTS}/benchmarks/fit_null_model/{{denoiser}}.tsv"
     wildcard_constraints:
-        denoiser=one_of(name for name, entry in config["denoisers"].items() if entry["kind"] == "gaussian"),
+        denoiser=one_of(
+            name for name, entry in config["denoisers"].items() if entry["kind"] in ("gaussian", "stationary")
+        ),
     conda:
         "../envs/compute.yaml"
     params:
+        settings=lookup("denoisers/{denoiser}", within=config),
         code=code("fit_null_model"),
     message:
         "Fitting the linear-Gaussian null model"

@@ -12,7 +12,7 @@ ROWS = ("clean", "random", "transfer")  # names of rows that are no attack on th
 def _headline_problems(config: Mapping[str, Any]) -> Iterator[str]:
     headline, null = config["run"]["headline"], config["null_denoiser"]
     entry = config["purifiers"][headline]
-    if config["denoisers"][null]["kind"] != "gaussian":
+    if config["denoisers"][null]["kind"] not in ("gaussian", "stationary"):
         yield f"null_denoiser: expected a denoiser of kind gaussian, got {null!r} — the null model is a Gaussian"
     if entry["kind"] != "diffusion" or entry["denoiser"] == null:
         yield (

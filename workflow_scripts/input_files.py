@@ -104,10 +104,16 @@ def places_used(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def network_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """One sentence per published network that is used and not there, or made for other images."""
     yield from _classifier_problems(config)
-    size = config["datasets"][config["dataset"]]["size"]
     for name in _denoisers_used(config):
         key, entry = f"denoisers.{name}", config["denoisers"][name]
         if entry["kind"] in PUBLISHED_DENOISERS and not Path(entry["path"]).exists():
             yield f"{key}.path: expected published weights, got none at {entry['path']} — {FETCH}"
-        if entry["kind"] in PUBLISHED_DENOISERS and entry.get("size", size) != size:
-            yield f"{key}.size: expected {size}, the size of the images, got {entry['size']} — change either"
+    size = config["datasets"][config["dataset"]]["size"]
+    for name in [*config["run"]["sweep"], *config["run"]["controls"]]:
+        entry = config["purifiers"][name]
+        network = config["denoisers"].get(entry.get("denoiser", ""), {})
+        if "size" in network and entry.get("size", size) != network["size"]:
+            yield (
+                f"purifiers.{name}.size: expected {network['size']}, the size of its denoiser, got "
+                f"{entry.get('size', size)} — set it, images are then resized"
+            )

@@ -46,7 +46,8 @@ def estimated_bytes(config: Mapping[str, Any]) -> float:
     images = sum(dataset["splits"].values()) + evaluated * config["attacks"][config["base_attack"]]["images"]
     images += sum(config["attacks"][attack]["images"] * len(names) for attack, names in run["attacks"].items())
     samples = evaluated * 2 * config["evaluation"]["samples"] * (4 + len(run["attacks"]))
-    return float(4 * pixels * (images + samples + pixels)) + FIXED_BYTES
+    full = config.get("denoisers", {}).get(config.get("null_denoiser"), {}).get("kind", "gaussian") == "gaussian"
+    return float(4 * pixels * (images + samples + (pixels if full else 0))) + FIXED_BYTES
 
 
 def place_problems(config: Mapping[str, Any]) -> Iterator[str]:

@@ -10,12 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from purification.models.classifiers import Classifier
 from purification.schedule import Level, Schedule
 
 Epsilon = Callable[[Tensor, Level], Tensor]
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images brought to size x size (bilinear, pixel centres aligned); as they are when they have it."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)
@@ -73,3 +81,51 @@ def fit_gaussian(images: Tensor) -> dict[str, Tensor]:
         "eigenvectors": eigenvectors.float().contiguous(),
         "eigenvalues": eigenvalues.clamp_min(0.0).float(),
     }
+
+
+@dataclass(frozen=True)
+class StationaryEpsilon:
+    """Optimal noise predictor for data N(mean, covariance) whose covariance does not change under cyclic shifts.
+
+    The same as `GaussianEpsilon` in the basis of Fourier modes, where such a covariance is a C x C matrix per
+    frequency: for images whose full covariance fits no memory.
+
+    mean         (C, 1, 1) on [-1, 1]
+    real, imag   (H, W, C, C), eigenvectors of every frequency, columns
+    eigenvalues  (H, W, C), non-negative
+    """
+
+    mean: Tensor
+    real: Tensor
+    imag: Tensor
+    eigenvalues: Tensor
+
+    def __call__(self, u: Tensor, level: Level) -> Tensor:
+        alpha_bar = level.alpha_bar
+        vectors = torch.complex(self.real, self.imag)
+        modes = torch.fft.fft2(u - math.sqrt(alpha_bar) * self.mean).permute(0, 2, 3, 1)
+        gain = math.sqrt(1.0 - alpha_bar) / (alpha_bar * self.eigenvalues + 1.0 - alpha_bar)
+        scaled = torch.einsum("hwck,bhwc->bhwk", vectors.conj(), modes) * gain
+        back = torch.einsum("hwck,bhwk->bhwc", vectors, scaled).permute(0, 3, 1, 2)
+        out: Tensor = torch.fft.ifft2(back).real
+        return out.to(u.dtype)
+
+
+def fit_stationary(images: Tensor, size: int) -> dict[str, Tensor]:
+    """Channel means and cross-spectra of images (n, C, H, W) in [0, 1], resized to `size`, as `StationaryEpsilon`'s.
+
+    The averaged periodogram: the sample covariance averaged over all cyclic shifts.
+    """
+    channels, spectrum = images.shape[1], torch.zeros(size, size, images.shape[1], images.shape[1], dtype=torch.cdouble)
+    mean = torch.zeros(channels, dtype=torch.double)
+    for first in range(0, len(images), 16):
+        batch = images[first : first + 16]
+        u = 2.0 * resized(batch, size).double() - 1.0
+        mean += u.mean(dim=(2, 3)).sum(dim=0) / len(images)
+        modes = torch.fft.fft2(u, norm="ortho").permute(0, 2, 3, 1)
+        spectrum += torch.einsum("bhwc,bhwd->hwcd", modes, modes.conj()) / len(images)
+    spectrum[0, 0] -= size**2 * torch.outer(mean, mean)
+    eigenvalues, vectors = torch.linalg.eigh(spectrum)
+    parts = {"real": vectors.real.float().contiguous(), "imag": vectors.imag.float().contiguous()}
+    values = eigenvalues.clamp_min(0.0).float()
+    return {"mean": mean.view(-1, 1, 1).float(), **parts, "eigenvalues": values}

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from purification.models.classifiers import Classifier, ResidualNetwork
-from purification.models.denoisers import Denoiser, GaussianEpsilon, network_epsilon
+from purification.models.denoisers import Denoiser, GaussianEpsilon, StationaryEpsilon, network_epsilon
 from purification.models.guided_unet import GuidedUNet
 from purification.models.published import published_network
 from purification.models.score_unet import ScoreUNet
@@ -100,6 +100,9 @@ def load_denoiser(folder: Path, schedule: Mapping[str, Any], device: torch.devic
     if config.get("kind") == "gaussian":
         read_tensors(folder / WEIGHTS, [field.name for field in fields(GaussianEpsilon)])
         return Denoiser(GaussianEpsilon(**{name: tensor.to(dtype) for name, tensor in weights.items()}), table)
+    if config.get("kind") == "stationary":
+        read_tensors(folder / WEIGHTS, [field.name for field in fields(StationaryEpsilon)])
+        return Denoiser(StationaryEpsilon(**{name: tensor.to(dtype) for name, tensor in weights.items()}), table)
     architecture = config.get("kind", "unet")
     network = ARCHITECTURES[architecture](config)
     _fill(network, weights, folder)
