@@ -52,7 +52,7 @@ def configuration() -> dict[str, Any]:
     """The smoke configuration with that purifier."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text())
     entry = {"kind": "python", "path": "cumbersome.py", "factory": "make_purifier", "params": {"sigma": 0.1}}
-    config["purifiers"] = {"cumbersome": entry}
+    config.setdefault("purifiers", {})["cumbersome"] = entry
     config["run"]["controls"].append("cumbersome")
     return {**config, "results": f"results/{NAME}"}
 
