@@ -2,7 +2,7 @@
 
     python tests/bench_overhead.py [--cluster] [--benchmarks results/benchmarks] [--faster 100]
 
-start      a Python process that does nothing, one that imports torch, and one that imports what an attack imports
+start      CPU time of Python alone, with torch, and with all that an attack imports
 job        a Snakemake job that does nothing: the slope between runs of 1 and of 1 + MORE such jobs
 submission jobs that do nothing through `profiles/slurm` (`--cluster`): until the start, on the node, in a group
 forecast   the work of every rule's jobs at CIFAR-10 size: the times in the benchmark files of a run, less the start,
@@ -15,6 +15,7 @@ Medians with the smallest and largest; SLURM's own times are whole seconds. Noth
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from workflow_scripts.propose_resources import rule_of
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = yaml.safe_load((ROOT / "config" / "default.yaml").read_text())
-REPEATS, MORE, SHARE = 5, 20, 0.1
+REPEATS, MORE, SUBMISSIONS, SHARE = 5, 20, 6, 0.1
 STEPS = 100
 WITHOUT_SAMPLING = ("prepare", "train", "fit", "render", "check", "list")
 CIFAR10 = {  # google/ddpm-cifar10-32
@@ -65,15 +66,22 @@ def seconds(action: Callable[[], object], repeats: int = REPEATS) -> list[float]
     return times
 
 
+def cpu_seconds(program: str) -> list[float]:
+    """CPU times of a Python program of its own process; unlike wall times they are the same on a busy machine."""
+    times = []
+    for _ in range(REPEATS):
+        before = os.times()
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+        after = os.times()
+        times.append(sum(after[2:4]) - sum(before[2:4]))
+    return times
+
+
 def show(name: str, times: Sequence[float]) -> float:
     """Print median and range; returns the median."""
     middle = statistics.median(times)
     print(f"{name:<64} {middle:6.2f} s  [{min(times):.2f}, {max(times):.2f}]")
     return middle
-
-
-def python(program: str) -> Callable[[], object]:
-    return lambda: subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def snakemake(count: int, options: Sequence[str]) -> str:
@@ -96,7 +104,8 @@ def local_job() -> float:
 def submissions(count: int, *options: str) -> list[tuple[float, float]]:
     """Seconds from submission to start and from start to end of each submission of a run, as SLURM knows them."""
     profile = ["--profile", str(ROOT / "profiles" / "slurm"), "--default-resources", "mem_mb=1000", "runtime=5"]
-    said = snakemake(count, [*profile, "--jobs", "1", *options])
+    quick = ["--jobs", "1", "--slurm-init-seconds-before-status-checks", "5"]
+    said = snakemake(count, [*profile, *quick, *options])
     name = said.split("SLURM run ID: ")[1].split()[0]
     query = ["squeue", "-h", "--states=all", "--name", name, "-o", "%V %S %e"]
     lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -106,11 +115,11 @@ def submissions(count: int, *options: str) -> list[tuple[float, float]]:
 
 def cluster_job() -> tuple[float, float]:
     """Node time of a submission that does nothing, and what each further job in it adds."""
-    waits, alone = zip(*submissions(1 + MORE), strict=True)
+    waits, alone = zip(*submissions(SUBMISSIONS), strict=True)
     show("from submission to start, on an idle cluster", waits)
     one = show("a submission that does nothing, on the node", alone)
     grouped = [node for _, node in submissions(1 + MORE, "--group-components", "empty=100")]
-    return one, show("one more job in a submission", [(each - one) / (MORE) for each in grouped])
+    return one, show("one more job in a submission", [(each - one) / MORE for each in grouped])
 
 
 def evaluation(network: UNet2DModel, channels: int, batch: int) -> float:
@@ -166,9 +175,9 @@ def main() -> None:
     parser.add_argument("--faster", type=float, default=1.0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    show("Python alone", seconds(python("pass")))
-    show("Python and torch", seconds(python("import torch")))
-    start = show("Python and all that an attack imports", seconds(python("import workflow_scripts.attack_images")))
+    show("Python alone", cpu_seconds("pass"))
+    show("Python and torch", cpu_seconds("import torch"))
+    start = show("Python and all that an attack imports", cpu_seconds("import workflow_scripts.attack_images"))
     one = more = local_job()
     if options.cluster:
         one, more = cluster_job()
