@@ -1,5 +1,9 @@
 """Adversarial images and what the defences make of them."""
 
+VARIED_ATTACKS = {
+    entry["attack"]: attack_settings(entry["attack"]) for entry in config["attack_adequacy"]["variations"]
+}
+
 
 rule attack_images:
     input:
@@ -80,3 +84,32 @@ rule measure_attack_strength:
         "Attacking {wildcards.purifier} with other budgets and steps"
     script:
         "../workflow_scripts/measure_attack_strength.py"
+
+
+rule measure_attack_adequacy:
+    input:
+        images=DATASET[0],
+        subsets=DATASET[1],
+        classifier=CLASSIFIER,
+        denoiser=denoiser_of,
+        user_code=user_code_of,
+    output:
+        adequacy=f"{RESULTS}/attack_adequacy/{{purifier}}.parquet",
+        noise=f"{RESULTS}/gradient_noise/{{purifier}}.parquet",
+    log:
+        f"{RESULTS}/logs/measure_attack_adequacy/{{purifier}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_attack_adequacy/{{purifier}}.tsv"
+    conda:
+        "../envs/compute.yaml"
+    params:
+        purifier=lambda wildcards: purifier_settings(wildcards.purifier),
+        attacks=VARIED_ATTACKS,
+        options=config["attack_adequacy"],
+        noise=config["gradient_noise"],
+        evaluation=evaluation(**JUDGE, **GRADIENT),
+        code=code_of("measure_attack_adequacy", *VARIED_ATTACKS.values(), evaluation(**JUDGE)),
+    message:
+        "Varying steps, restarts and draws of the attacks on {wildcards.purifier}"
+    script:
+        "../workflow_scripts/measure_attack_adequacy.py"

@@ -200,7 +200,11 @@ MEASURED = {
     "purified": EVALUATED,
     "compression": EVALUATED,
     "audit": EVALUATED,
-    **{kind: config["run"][kind] for kind in ("distances", "randomness", "jacobian", "attack_strength")},
+    **{
+        kind: config["run"][kind]
+        for kind in ("distances", "randomness", "jacobian", "attack_strength", "attack_adequacy")
+    },
+    "gradient_noise": config["run"]["attack_adequacy"],
 }
 
 

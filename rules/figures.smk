@@ -9,6 +9,8 @@ FIGURES = {
     "randomness": ["randomness"],
     "spectrum": ["jacobian", "audit"],
     "budget": ["attack_strength", "audit"],
+    "adequacy": ["attack_adequacy", "gradient_noise", "audit"],
+    "fuzziness": ["purified", "audit"],
     "images": ["purified", "audit"],
     "training": [],
 }

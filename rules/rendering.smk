@@ -3,6 +3,7 @@
 TABLES = [
     "claims",
     "robustness",
+    "fuzzy",
     "points",
     "fit",
     "prediction",
@@ -13,6 +14,8 @@ TABLES = [
     "distances",
     "spectrum",
     "attack_strength",
+    "attack_adequacy",
+    "gradient_noise",
     "paired",
     "ledger",
     "audit",

@@ -18,6 +18,8 @@ from workflow_scripts.python_files import python_file_problems
 from workflow_scripts.results_folder import name_problems
 
 SCHEMA = Path(__file__).parents[1] / "config" / "schema.yaml"
+MEASURED = ("varied", "distances", "randomness", "jacobian", "attack_strength", "attack_adequacy")  # lists under run
+SIZED = ("distances", "randomness", "compression", "jacobian", "audit", "attack_adequacy", "gradient_noise")
 MINIMUM_POINTS = 6  # purifiers a compression-robustness fit needs (purification.reporting.law)
 
 
@@ -40,7 +42,7 @@ def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
     for key in ("base_attack", "transfer_attack"):
         yield key, config[key], config["attacks"]
     yield "run.headline", run["headline"], purifiers
-    for key in ("sweep", "controls", "varied", "distances", "randomness", "jacobian", "attack_strength"):
+    for key in ("sweep", "controls", *MEASURED):
         for name in run[key]:
             yield f"run.{key}", name, purifiers
     for attack, names in run["attacks"].items():
@@ -50,6 +52,8 @@ def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
     for name, entry in config["denoisers"].items():
         if "base" in entry:
             yield f"denoisers.{name}.base", entry["base"], config["denoisers"]
+    for variation in config["attack_adequacy"]["variations"]:
+        yield "attack_adequacy.variations", variation["attack"], config["attacks"]
     for section in ("purifiers", "attacks"):
         for name in config["ledger"][section]:
             yield f"ledger.{section}", name, config[section]
@@ -88,7 +92,7 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
             "undefended classifier every claim compares with"
         )
     needed = {"sweep": [run["headline"]], "varied": [run["headline"]], "attack_strength": [run["headline"], "identity"]}
-    needed |= {key: [run["headline"]] for key in ("distances", "randomness", "jacobian")}
+    needed |= {key: [run["headline"]] for key in ("distances", "randomness", "jacobian", "attack_adequacy")}
     for key, names in needed.items():
         for name in names:
             if name not in run[key]:
@@ -97,7 +101,7 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if run["headline"] not in (names := run["attacks"].get(attack, [])):
             wanted = f"the headline {run['headline']!r} among them"
             yield f"run.attacks.{attack}: expected {wanted}, got {shown(names)} — A11 and A16 need it"
-    measured = {key: run[key] for key in ("varied", "distances", "randomness", "jacobian", "attack_strength")}
+    measured = {key: run[key] for key in MEASURED}
     measured |= {f"attacks.{attack}": names for attack, names in run["attacks"].items()}
     for key, names in measured.items():
         for name in sorted(set(names) - evaluated):
@@ -107,7 +111,7 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"evaluation.{key}: expected at most {most} = {evaluation[most]}, got {evaluation[key]} — lower it"
     size = evaluated_images(config)
     sizes = {"evaluation": evaluation["images"], **{f"attacks.{n}": a["images"] for n, a in attacks.items()}}
-    sizes |= {key: config[key]["images"] for key in ("distances", "randomness", "compression", "jacobian", "audit")}
+    sizes |= {key: config[key]["images"] for key in SIZED}
     for key, count in sizes.items():
         if count > size:
             yield f"{key}.images: expected at most {size} (images of {evaluation['subset']}), got {count} — lower it"

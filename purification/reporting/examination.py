@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from purification.reporting.adequacy import adequacy_checks
 from purification.reporting.reliability import audits
 from purification.reporting.rows import Rows, fixed_correct
 
@@ -30,7 +31,7 @@ def attack_checks(rows: Rows) -> dict[str, tuple[bool, str]]:
         ),
     }
     checks |= _zero_strength(rows)
-    return checks | _gradients(rows)
+    return checks | adequacy_checks(rows) | _gradients(rows)
 
 
 def _gradients(rows: Rows) -> dict[str, tuple[bool, str]]:

@@ -80,6 +80,7 @@ def _claimed(rows: Rows, row: Mapping[str, Any]) -> list[str]:
 RELIES: dict[str, Callable[[Rows, Mapping[str, Any]], Iterable[str]]] = {
     "claims": _claimed,
     "robustness": _attacked,
+    "fuzzy": _attacked,
     "points": lambda rows, row: [row["purifier"]],
     "fit": _fitted,
     "prediction": _fitted,
@@ -87,6 +88,8 @@ RELIES: dict[str, Callable[[Rows, Mapping[str, Any]], Iterable[str]]] = {
     "directional_compression": _attacked,
     "distances": lambda rows, row: ["identity"] if row["start"] == "adversarial" else [],
     "spectrum": lambda rows, row: [row["purifier"]] if row["model"] == "trained" else [],
+    "attack_adequacy": lambda rows, row: [row["purifier"]],
+    "gradient_noise": lambda rows, row: [row["purifier"]],
     "attack_strength": lambda rows, row: [row["purifier"]],
     "ledger": lambda rows, row: [row["purifier"]] if row["attack"] != "none" else [],
     "paired": lambda rows, row: [row["purifier"], row["against"]],

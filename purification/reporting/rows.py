@@ -16,7 +16,10 @@ from purification.philox import generator
 from purification.reporting.reliability import faults
 from purification.statistics import Array, Estimate
 
-KINDS = ("purified", "compression", "distances", "randomness", "jacobian", "audit", "attack_strength")
+KINDS = (
+    *("purified", "compression", "distances", "randomness", "jacobian"),
+    *("audit", "attack_strength", "attack_adequacy", "gradient_noise"),
+)
 
 
 def _read(path: str) -> pd.DataFrame:

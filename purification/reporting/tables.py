@@ -10,9 +10,11 @@ import pandas as pd
 from purification import statistics
 from purification.index_lists import index_hash
 from purification.reporting import law
+from purification.reporting.adequacy import attack_adequacy, gradient_noise
 from purification.reporting.claims import judge_all
 from purification.reporting.controls import controls
 from purification.reporting.examination import attack_checks
+from purification.reporting.fuzzy import fuzzy
 from purification.reporting.ledger import ledger
 from purification.reporting.pairs import paired
 from purification.reporting.protocol import three, under_knowledge, with_controls
@@ -205,6 +207,7 @@ def settings(rows: Rows) -> pd.DataFrame:
 TABLES: dict[str, Callable[[Rows], pd.DataFrame]] = {
     "claims": judge_all,
     "robustness": robustness,
+    "fuzzy": fuzzy,
     "points": points,
     "fit": fit,
     "prediction": prediction,
@@ -215,6 +218,8 @@ TABLES: dict[str, Callable[[Rows], pd.DataFrame]] = {
     "distances": distances,
     "spectrum": spectrum,
     "attack_strength": attack_strength,
+    "attack_adequacy": attack_adequacy,
+    "gradient_noise": gradient_noise,
     "paired": paired,
     "ledger": ledger,
     "audit": audit,

@@ -128,7 +128,24 @@ def made_up_rows() -> Rows:
         "jacobian": per_image(lists["jacobian"], lambda p, f: spectrum_row(f)),
         "attack_strength": pd.concat([strength(run, p, rng) for p in lists["attack_strength"]], ignore_index=True),
     }
+    frames["attack_adequacy"] = adequacy(run, rng)
+    frames["gradient_noise"] = noise(rng).assign(purifier=lists["headline"])
     return Rows(frames, run)
+
+
+def adequacy(run: dict[str, Any], rng: np.random.Generator) -> pd.DataFrame:
+    parts = []
+    for variation in run["attack_adequacy"]["variations"]:
+        attack = run["attacks"][variation["attack"]]
+        head = {"purifier": run["run"]["headline"], "scale": 1.0, "steps": attack["steps"], "draws": attack["draws"]}
+        columns = {"image": range(IMAGES), "correct": rng.random(IMAGES), "loss": 1.0 + rng.random(IMAGES)}
+        parts.append(pd.DataFrame({**head, **variation, "restarts": 1, "judged": 4, **columns}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def noise(rng: np.random.Generator) -> pd.DataFrame:
+    head = [{"draws": n, "image": i, "cosine": 1 - 0.3 / n, "same_sign": 0.9} for n in (1, 2, 4, 8) for i in range(4)]
+    return pd.DataFrame([{**row, "relative_variance": (1 + 0.2 * rng.random()) / row["draws"]} for row in head])
 
 
 def made_up_extras(rows: Rows) -> Extras:

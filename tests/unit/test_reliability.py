@@ -184,7 +184,7 @@ def texts(rows: Rows, extras: Extras, name: str) -> str:
 # Figure -> a purifier it shows
 IN_FIGURES = {
     **dict.fromkeys(("compression_robustness", "prediction"), "ddpm_200"),
-    **dict.fromkeys(("robustness", "spectrum", "budget", "images"), "ddpm_150"),
+    **dict.fromkeys(("robustness", "spectrum", "budget", "adequacy", "fuzziness", "images"), "ddpm_150"),
     "distances": "identity",
 }
 

@@ -42,6 +42,7 @@ def make_purifier(params, image_shape, device):
 
 PER_PURIFIER = (
     *("purify_images", "measure_distances", "measure_randomness", "measure_compression", "measure_attack_strength"),
+    "measure_attack_adequacy",
     "compute_jacobian",
 )
 

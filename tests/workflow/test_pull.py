@@ -32,6 +32,7 @@ CLASSIFIED = {
     *of("measure_attack_strength", {"ddpm_150", "identity"}),
     *of("measure_distances", {"ddpm_150", "one_step_200"}),
     "audit_gradients",
+    "measure_attack_adequacy ddpm_150",
     *CONCLUDED,
 }
 

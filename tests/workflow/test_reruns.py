@@ -19,13 +19,17 @@ FIGURES = (
     "randomness",
     "spectrum",
     "budget",
+    "adequacy",
+    "fuzziness",
     "images",
 )
 ALL_FIGURES = {f"render_figures_{name}" for name in (*FIGURES, "training")}
 RELATION = {"render_figures_compression_robustness", "render_figures_prediction"}
 TABLED = {"render_tables", "render_report", "check_results"}
 CONCLUDED = {"fit_compression_robustness", *TABLED, *ALL_FIGURES}
-JUDGED = {"fit_compression_robustness", "render_figures_robustness", "render_figures_images", *RELATION, *TABLED}
+JUDGED = {"fit_compression_robustness", *RELATION, *TABLED} | {
+    f"render_figures_{name}" for name in ("robustness", "fuzziness", "images")
+}
 AUDITED = {"audit_gradients", *TABLED} | {f"render_figures_{name}" for name in FIGURES if name != "randomness"}
 SWEEP = {"ddpm_25", "ddpm_100", "ddpm_150", "ddim_50", "one_step_200", "sde_200"}
 CONTROLS = {"identity", "constant", "blur", "wiener", "ddpm_0", "linear"}

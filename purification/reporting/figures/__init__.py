@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from purification.reporting.figures import style
 from purification.reporting.figures.accuracy import attacked, budget, robustness
+from purification.reporting.figures.adequacy import adequacy
+from purification.reporting.figures.fuzziness import curves, shown
 from purification.reporting.figures.paths import distances, randomness
 from purification.reporting.figures.pictures import images, training
 from purification.reporting.figures.relation import compression_robustness, prediction
@@ -23,6 +25,8 @@ FIGURES: dict[str, Callable[[Rows, Extras], Figure]] = {
     "randomness": randomness,
     "spectrum": spectrum,
     "budget": budget,
+    "adequacy": adequacy,
+    "fuzziness": curves,
     "images": images,
     "training": training,
 }
@@ -36,6 +40,8 @@ SHOWN: dict[str, Callable[[Rows], Iterable[str]]] = {
     "randomness": lambda rows: [],
     "spectrum": lambda rows: [rows.headline],
     "budget": lambda rows: ["identity", rows.headline],
+    "adequacy": lambda rows: [rows.headline],
+    "fuzziness": shown,
     "images": lambda rows: [rows.headline],
     "training": lambda rows: [],
 }

@@ -1,0 +1,65 @@
+"""Whether the attacks are strong enough: what more steps, restarts and draws add, and how noisy their gradient is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from purification.reporting.rows import Rows, columns
+
+SETTINGS = ("scale", "steps", "restarts", "draws")
+AXES = ("steps", "restarts", "draws")
+
+
+def attack_adequacy(rows: Rows) -> pd.DataFrame:
+    """Accuracy and mean cross-entropy of every variation, each image averaged over its judging draws."""
+    records = []
+    for key, frame in rows.frames["attack_adequacy"].groupby(["purifier", "attack", *SETTINGS], sort=False):
+        head = dict(zip(("purifier", "attack", *SETTINGS), key, strict=True))
+        head |= {"judging_draws": int(frame.judged.iloc[0]), **columns("robust", rows.mean(frame.correct))}
+        loss = rows.mean(frame.loss)
+        records.append({**head, "loss": loss.value, "loss_low": loss.low, "loss_high": loss.high})
+    return pd.DataFrame(records)
+
+
+def gradient_noise(rows: Rows) -> pd.DataFrame:
+    """Cosine, relative variance and agreement in sign of the mean gradient over N draws with the reference."""
+    records = []
+    for (purifier, draws), frame in rows.frames["gradient_noise"].groupby(["purifier", "draws"], sort=False):
+        record: dict[str, Any] = {"purifier": purifier, "draws": draws, "n": len(frame)}
+        for name in ("cosine", "relative_variance", "same_sign"):
+            found = rows.mean(frame[name])
+            record |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def along(frame: pd.DataFrame, axis: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(attack, its variations that differ along one setting only), the largest such set of every attack."""
+    for attack, own in frame[frame.scale == 1.0].groupby("attack", sort=False):
+        others = [name for name in AXES if name != axis]
+        sets = [group for _, group in own.groupby(others, sort=False) if group[axis].nunique() > 1]
+        if sets:
+            yield str(attack), max(sets, key=lambda group: group[axis].nunique()).sort_values(axis)
+
+
+def adequacy_checks(rows: Rows) -> dict[str, tuple[bool, str]]:
+    """The most steps, restarts or draws of every attack do not lower the headline's accuracy below the next fewer.
+
+    A check fails when the whole 95 % interval of the paired difference over images is below zero.
+    """
+    if "attack_adequacy" not in rows.frames:
+        return {}
+    frame, checks = rows.frames["attack_adequacy"], {}
+    for axis in AXES:
+        for attack, group in along(frame[frame.purifier == rows.headline], axis):
+            fewer, most = sorted(group[axis].unique())[-2:]
+            means = group.groupby([axis, "image"]).correct.mean()
+            gain = rows.mean(np.asarray(means.loc[most] - means.loc[fewer]))
+            seen = f"accuracy {100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] points"
+            name = f"{attack}: {most} {axis} against {fewer}"
+            checks[name] = (gain.high >= 0.0, f"{seen}, {gain.n} images")
+    return checks

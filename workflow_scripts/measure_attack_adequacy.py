@@ -1,0 +1,110 @@
+"""Loss and accuracy against steps, restarts and draws of the attacks, and how noisy their averaged gradient is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from purification.data import Dataset
+from purification.defence import Defence, cross_entropy
+from purification.journal import NO_JOURNAL, Journal
+from purification.measure.audit import Sample
+from purification.measure.gradient_noise import gradient_noise
+from workflow_scripts.attacking import attacked, run_attack
+from workflow_scripts.datasets import read_dataset
+from workflow_scripts.defences import load_defence, noise_source
+from workflow_scripts.job import job, logger, write_rows
+from workflow_scripts.journal import resuming
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+def varied(settings: Mapping[str, Any], variation: Mapping[str, Any]) -> dict[str, Any]:
+    """The attack with the budget, steps, draws or restarts of a variation.
+
+    The step size follows the steps, so that their product stays; several restarts begin at random.
+    """
+    changed = {key: variation[key] for key in ("draws", "restarts") if key in variation}
+    steps = variation.get("steps", settings["steps"])
+    changed |= {"steps": steps, "step_size": settings["step_size"] * settings["steps"] / steps}
+    changed |= {"epsilon": settings["epsilon"] * variation.get("scale", 1.0)}
+    return {**settings, **changed, "random_start": settings["random_start"] or "restarts" in variation}
+
+
+def measure_attack_adequacy(
+    dataset: Dataset,
+    defences: Mapping[str, Defence],
+    attacks: Mapping[str, Mapping[str, Any]],
+    options: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    memory: float,
+    *,
+    output: Path,
+    journal: Journal = NO_JOURNAL,
+) -> None:
+    """One row per (variation, image); judged on the known noise, or on fresh draws where the attack does not know it.
+
+    defences  by attack, as each sees it
+    """
+    images, labels, ids = dataset.take(evaluation["subset"], options["images"])
+    rows = []
+    for number, variation in enumerate(options["variations"]):
+        name, settings = variation["attack"], varied(attacks[variation["attack"]], variation)
+        part, defence = journal.part(str(number)), defences[name]
+        result = run_attack(dataset, defence, images, labels, ids, settings, evaluation, memory, part)
+        known = settings["knowledge"] == "both"
+        judge = noise_source(evaluation["seed"], "fixed" if known else "evaluation", dataset, evaluation["device"])
+        logits = [
+            defence.logits(defence.purify(result.adversarial, ids, judge, draw))
+            for draw in range(1 if known else options["draws"])
+        ]
+        right = torch.stack([(each.argmax(dim=1) == labels).double() for each in logits]).mean(dim=0)
+        loss = torch.stack([cross_entropy(each, labels).double() for each in logits]).mean(dim=0)
+        logger.info("%s: accuracy %.4f, loss %.4g", dict(variation), float(right.mean()), float(loss.mean()))
+        head = {"attack": name, "scale": variation.get("scale", 1.0), "steps": settings["steps"]}
+        head |= {"restarts": settings.get("restarts", 1), "draws": settings["draws"], "judged": len(logits)}
+        rows.append(pd.DataFrame({**head, "image": ids, "correct": right.numpy(), "loss": loss.numpy()}))
+    write_rows(pd.concat(rows, ignore_index=True), output)
+
+
+def measure_gradient_noise(
+    dataset: Dataset, defence: Defence, options: Mapping[str, Any], evaluation: Mapping[str, Any], *, output: Path
+) -> None:
+    """One row per (number of draws, image)."""
+    images, labels, ids = dataset.take(evaluation["subset"], options["images"])
+    source = noise_source(evaluation["seed"], "audit", dataset, evaluation["device"])
+    sample, draws = Sample(images, labels, ids, source), options["draws"]
+    found = gradient_noise(defence, sample, draws=draws, reference=options["reference"], loss=options["loss"])
+    parts = [
+        pd.DataFrame({"draws": count, "image": ids, **{name: values.numpy() for name, values in columns.items()}})
+        for count, columns in found.items()
+    ]
+    write_rows(pd.concat(parts, ignore_index=True), output)
+
+
+def seen_by(entry: Mapping[str, Any], attacks: Mapping[str, Any], inputs: Any, data: Dataset, judged: Any) -> Any:
+    """The defence as each attack sees it."""
+    defence = load_defence(entry, inputs, data, judged)
+    return {name: attacked(defence, entry, attack, inputs, data, judged["device"]) for name, attack in attacks.items()}
+
+
+if __name__ == "__main__":
+    with job(snakemake), resuming(snakemake) as kept:
+        data = read_dataset(snakemake.input.images, snakemake.input.subsets)
+        chosen, judged = snakemake.params.attacks, snakemake.params.evaluation
+        defences: Mapping[str, Defence] = seen_by(snakemake.params.purifier, chosen, snakemake.input, data, judged)
+        measure_attack_adequacy(
+            data,
+            defences,
+            chosen,
+            snakemake.params.options,
+            judged,
+            snakemake.config["memory_bytes"],
+            output=snakemake.output.adequacy,
+            journal=kept,
+        )
+        plain = load_defence(snakemake.params.purifier, snakemake.input, data, judged)
+        measure_gradient_noise(data, plain, snakemake.params.noise, judged, output=snakemake.output.noise)
