@@ -10,6 +10,7 @@ a job that holds more than it asked for (`OverMemoryKill`): that works without c
 from __future__ import annotations
 
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -218,7 +219,7 @@ class Cluster:
     def configure(self) -> None:
         """Write the configuration; a stand-in for a GPU is a device file that anything may open."""
         ports = free_ports(len(self.nodes) + 2)
-        who = {"host": socket.gethostname().split(".")[0], "user": os.environ.get("USER") or "root"}
+        who = {"host": socket.gethostname().split(".")[0], "user": pwd.getpwuid(os.getuid()).pw_name}
         text = CONTROLLER.format(folder=self.folder, port=ports[-1], **who)
         if self.accounting:
             text += ACCOUNTING.format(folder=self.folder, port=ports[-2])
@@ -251,7 +252,7 @@ class Cluster:
     def start_accounting(self) -> None:
         """A database on a Unix socket and SLURM's accounting in front of it."""
         data, at = self.folder / "mysql", self.folder / "mysql.socket"
-        user = os.environ.get("USER") or "root"
+        user = pwd.getpwuid(os.getuid()).pw_name
         plain = ["--no-defaults", f"--user={user}", f"--datadir={data}"]
         self.run("mariadb-install-db", *plain, "--skip-test-db", "--auth-root-authentication-method=socket")
         small = ["--skip-networking", "--innodb-buffer-pool-size=64M", "--innodb-use-native-aio=0"]

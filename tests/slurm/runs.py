@@ -29,7 +29,7 @@ import torch.nn.functional as F
 def meet(obstacle):
     with Path("met").open("a") as file:
         known = ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES")
-        file.write(" ".join(os.environ.get(name, "none") for name in known) + "\\n")
+        file.write(" ".join(os.environ.get(name) or "none" for name in known) + "\\n")
     held = b"x" * (obstacle.get("megabytes", 0) * 2**20)
     time.sleep(obstacle.get("seconds", 0) + (4 if held else 0))
     while "until" in obstacle and not Path(obstacle["until"]).exists():
