@@ -214,12 +214,17 @@ def _chain(settings: Mapping[str, Any], denoiser: Denoiser | None) -> DiffusionP
     return DiffusionPurifier(denoiser, tuple(table), start, clip, settings["clamp_output"])
 
 
+def _at_size(purifier: Purifier, settings: Mapping[str, Any], shape: Shape) -> Purifier:
+    """The purifier, at another size where its entry has one."""
+    return ResizedPurifier(purifier, settings["size"], shape[1:]) if "size" in settings else purifier
+
+
 def diffusion(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
     """Purifier of one `kind: diffusion` entry; t_star 0 is the identity."""
     chain = _chain(settings, denoiser)
     if chain is None:
         return _identity(settings, denoiser, shape, device)
-    return ResizedPurifier(chain, settings["size"], shape[1:]) if "size" in settings else chain
+    return _at_size(chain, settings, shape)
 
 
 def guided(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
@@ -232,7 +237,7 @@ def guided(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape,
     variances = _variances(chain.table, settings["variance"]) * settings["rounds"]
     rounds = replace(chain, table=chain.table * settings["rounds"])
     guidance = make_guidance(settings["guidance"], chain.denoiser)
-    return GuidedPurifier(rounds, len(chain.table), variances, guidance)
+    return _at_size(GuidedPurifier(rounds, len(chain.table), variances, guidance), settings, shape)
 
 
 def _blur(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:

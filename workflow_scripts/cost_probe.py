@@ -99,8 +99,8 @@ class Laboratory:
         if "denoiser" in entry:
             chosen = self.config["denoisers"][entry["denoiser"]]
             guide = entry.get("guidance", {}).get("network")
-            guiding = {"guide": self.classifier(dtype, guide)} if guide else {}
-            network = Denoiser(NETWORKS[chosen["kind"]](chosen, self, dtype), Schedule(**entry["schedule"]), **guiding)
+            epsilon, schedule = NETWORKS[chosen["kind"]](chosen, self, dtype), Schedule(**entry["schedule"])
+            network = Denoiser(epsilon, schedule, auxiliary=self.classifier(dtype, guide) if guide else None)
         return make_purifier(entry, network, self.data.shape, self.device)
 
     def noise(self, size: int, dtype: torch.dtype = torch.float32) -> Noise:

@@ -18,6 +18,7 @@ from purification.purifiers import GuidedPurifier, purify
 from purification.training import initialise
 from workflow_scripts.audit_gradients import networks_of
 from workflow_scripts.code_digest import Project
+from workflow_scripts.cost_probe import Laboratory
 from workflow_scripts.defences import load_purifier, load_twins
 from workflow_scripts.train_robust_classifier import run
 
@@ -90,6 +91,16 @@ def test_the_auxiliary_network_has_a_record_and_a_card(networks: list[str]) -> N
     record = json.loads((folder / "training.json").read_text())
     assert record["passes"] == {"network_forward": 12, "network_backward": 9} and record["images"] == 9
     assert "made by adversarial training (TRADES) on noisy images" in (folder / "README.md").read_text()
+
+
+def test_the_forecast_makes_guided_purifiers_too(dataset: Dataset) -> None:
+    network = {key: NETWORK[key] for key in NETWORK if key not in ("sample_size", "in_channels", "out_channels")}
+    denoisers = {"unet": {"kind": "unet", "network": network}}
+    config = {"device": "cpu", "denoisers": denoisers, "classifiers": {"robust": ROBUST}}
+    purifier = Laboratory(config, dataset, 1.0).purifier(json.dumps(ENTRY))
+    assert isinstance(purifier, GuidedPurifier) and purifier.inner.denoiser.auxiliary is not None
+    image = NoiseSource(0, "fixed", (1, 8, 8))([0])
+    assert purify(purifier, dataset.images[:1], image).shape == (1, 1, 8, 8)
 
 
 def test_a_purifier_depends_on_the_code_of_its_own_guidance_only() -> None:

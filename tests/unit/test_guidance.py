@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from purification.guidance import (
 )
 from purification.models.denoisers import Denoiser
 from purification.noise import Noise, NoiseSource
-from purification.purifiers import FunctionPurifier, GuidedPurifier, Purifier, make_purifier, purify
+from purification.purifiers import FunctionPurifier, GuidedPurifier, Purifier, ResizedPurifier, make_purifier, purify
 from purification.schedule import Schedule
 
 SHAPE = (1, 12, 12)
@@ -177,6 +178,19 @@ def test_rounds_repeat_the_chain_with_noise_of_their_own(curved: Denoiser, image
         move = once.inner.step(number, state, images, noise)
         state = move + step.noise_weight * (noise.normal("reverse", 4 + number) - noise.normal("reverse", number))
     torch.testing.assert_close(purify(two, images, noise), (state + 1) / 2, rtol=1e-12, atol=1e-12)
+
+
+def test_a_guided_purifier_works_at_another_size(curved: Denoiser, images: Tensor, noise: Noise) -> None:
+    """As the guided purifier of that size does on resized images."""
+    larger = gdmp(curved, size=16)
+    assert isinstance(larger, ResizedPurifier) and isinstance(larger.inner, GuidedPurifier)
+    resized = F.interpolate(images, size=(16, 16), mode="bilinear", align_corners=False)
+    inner = purify(gdmp(curved), resized, NoiseSource(0, "fixed", (1, 16, 16), dtype=torch.float64)([0, 1, 2]))
+    expected = F.interpolate(inner, size=(12, 12), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(purify(larger, images, noise), expected)
+    exact = gradient(larger, images, noise, objective, mode="replay", kept_steps=0).gradient
+    plain = gradient(larger, images, noise, objective, mode="autograd", kept_steps=0).gradient
+    torch.testing.assert_close(exact, plain, rtol=1e-10, atol=1e-14)
 
 
 def test_a_clean_reference_takes_no_noise(curved: Denoiser, images: Tensor, noise: Noise) -> None:
