@@ -8,7 +8,20 @@ from typing import Any
 
 from torch import Tensor
 
-from purification.attacks import PGD, AttackResult, Problem, pgd_attack
+from purification.attacks import (
+    APGD,
+    FAB,
+    PGD,
+    AttackResult,
+    AutoAttack,
+    Problem,
+    Square,
+    apgd_attack,
+    auto_attack,
+    fab_attack,
+    pgd_attack,
+    square_attack,
+)
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import Journal
@@ -40,7 +53,23 @@ def _pgd(problem: Problem, settings: Mapping[str, Any], journal: Journal) -> Att
     return pgd_attack(problem, PGD(**_options(PGD, settings)), journal)
 
 
-ATTACKS = {"pgd": _pgd}
+def _apgd(problem: Problem, settings: Mapping[str, Any], journal: Journal) -> AttackResult:
+    return apgd_attack(problem, APGD(**_options(APGD, settings)), journal)
+
+
+def _fab(problem: Problem, settings: Mapping[str, Any], journal: Journal) -> AttackResult:
+    return fab_attack(problem, FAB(**_options(FAB, settings)), journal)
+
+
+def _square(problem: Problem, settings: Mapping[str, Any], journal: Journal) -> AttackResult:
+    return square_attack(problem, Square(**_options(Square, settings)), journal)
+
+
+def _auto(problem: Problem, settings: Mapping[str, Any], journal: Journal) -> AttackResult:
+    return auto_attack(problem, AutoAttack(**_options(AutoAttack, settings)), journal)
+
+
+ATTACKS = {"pgd": _pgd, "apgd": _apgd, "fab": _fab, "square": _square, "autoattack": _auto}
 
 
 def run_attack(

@@ -20,12 +20,12 @@ def _randomness_problems(entry: Entry) -> Iterator[tuple[str, str]]:
             "expected false unless knowledge is both and draws is 1, got true — "
             "stopping at a lucky draw of a random defence reports chance as success",
         )
-    several = entry["knowledge"] != "both" and _runs(entry) > 1
+    several = entry["knowledge"] != "both" and (_runs(entry) > 1 or entry["kind"] != "pgd")
     if several and "judges" not in entry:
         yield (
             "judges",
             "expected the number of draws on which several runs are compared, got none — add the key, or one "
-            "run would win by its own luck",
+            "candidate would win by its own luck",
         )
     if "judges" in entry and not several:
         yield (
@@ -48,6 +48,16 @@ def _target_problems(entry: Entry, classes: float) -> Iterator[tuple[str, str]]:
     if entry.get("targets", 0) > classes - 1:
         got = f"got {entry['targets']} — lower it"
         yield "targets", f"expected at most {classes - 1}, the wrong classes of the dataset, {got}"
+
+
+def _knowledge_of(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Attacks that make sense for known randomness only, or for unknown."""
+    wanted = {"fab": "both", "standard": "both", "rand": "none"}.get(entry.get("version", entry["kind"]))
+    if wanted and entry["knowledge"] != wanted:
+        name = f"{entry['kind']} {entry.get('version', '')}".strip()
+        yield "knowledge", f"expected {wanted} with {name}, got {entry['knowledge']!r} — change it, or use apgd"
+    if entry.get("version") == "standard" and entry["draws"] != 1:
+        yield "draws", f"expected 1 with autoattack standard, got {entry['draws']} — the known noise is one draw"
 
 
 def _start_problems(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -88,7 +98,7 @@ def attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
     dataset = config["datasets"][config["dataset"]]
     classes = dataset.get("classes") or CLASSES.get(dataset["kind"], math.inf)
     for name, entry in config["attacks"].items():
-        found = [*_randomness_problems(entry), *_target_problems(entry, classes)]
+        found = [*_randomness_problems(entry), *_target_problems(entry, classes), *_knowledge_of(entry)]
         if entry["kind"] == "pgd":
             found += _start_problems(entry)
         if name == config["base_attack"] and entry["knowledge"] != "both":

@@ -81,9 +81,42 @@ def _purify(context: Context, entry: str, images: float, size: int) -> Work:
 
 
 def _pgd(context: Context, entry: str, settings: Mapping[str, Any]) -> Work:
-    blocks = context.blocks(settings["images"], context.gradients)
-    attacked = max(1.0, ATTACKED * blocks) if settings["stop_when_broken"] else blocks
-    return _gradients(context, entry, settings, math.ceil((settings["steps"] + 1) * settings["draws"] * attacked))
+    evaluations = (settings["steps"] + 1) * settings.get("restarts", 1) * settings.get("targets", 1)
+    attacked = _attacked(context, settings, context.gradients)
+    return _gradients(context, entry, settings, math.ceil(evaluations * settings["draws"] * attacked))
+
+
+def _attacked(context: Context, settings: Mapping[str, Any], size: int) -> float:
+    """Batches of the images still attacked, on average over the steps."""
+    blocks = context.blocks(settings["images"], size)
+    stops = settings.get("stop_when_broken", settings["knowledge"] == "both")
+    return max(1.0, ATTACKED * blocks) if stops else blocks
+
+
+def _queries(context: Context, entry: str, settings: Mapping[str, Any], count: int) -> Work:
+    """So many evaluations without gradients."""
+    blocks = math.ceil(count * settings["draws"] * _attacked(context, settings, context.batch))
+    return Counter({Unit("purify", entry, context.batch): blocks, Unit("classify", "", context.batch): blocks})
+
+
+def _fab(context: Context, entry: str, settings: Mapping[str, Any]) -> Work:
+    count = settings["steps"] * settings["targets"]
+    gradients = math.ceil(count * settings["draws"] * _attacked(context, settings, context.gradients))
+    return _gradients(context, entry, settings, gradients) + _queries(context, entry, settings, count)
+
+
+def _square(context: Context, entry: str, settings: Mapping[str, Any]) -> Work:
+    count = settings["queries"] * settings.get("restarts", 1) * (2 if settings.get("paired") else 1)
+    return _queries(context, entry, settings, count)
+
+
+def _autoattack(context: Context, entry: str, settings: Mapping[str, Any]) -> Work:
+    alone = {key: value for key, value in settings.items() if key not in ("targets", "restarts")}
+    climb = _pgd(context, entry, {**alone, "restarts": settings["restarts"]})
+    if settings["version"] == "rand":
+        return climb + climb
+    towards = _pgd(context, entry, {**alone, "targets": settings["targets"]})
+    return climb + towards + _fab(context, entry, settings) + _square(context, entry, alone)
 
 
 def _gradients(context: Context, entry: str, settings: Mapping[str, Any], count: int) -> Work:
@@ -98,7 +131,13 @@ def _gradients(context: Context, entry: str, settings: Mapping[str, Any], count:
     return Counter({surrogate: count, Unit("purify", entry, size): count, Unit("classify", "", size): count})
 
 
-ATTACKS: dict[str, Callable[[Context, str, Mapping[str, Any]], Work]] = {"pgd": _pgd}
+ATTACKS: dict[str, Callable[[Context, str, Mapping[str, Any]], Work]] = {
+    "pgd": _pgd,
+    "apgd": _pgd,
+    "fab": _fab,
+    "square": _square,
+    "autoattack": _autoattack,
+}
 
 
 def _attack(context: Context, entry: str, settings: Mapping[str, Any]) -> Work:

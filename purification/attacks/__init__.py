@@ -1,6 +1,23 @@
 """Attacks propose images; `ThreatModel` projects and checks, and robustness is judged on draws no attack has seen."""
 
+from purification.attacks.apgd import APGD, apgd_attack
+from purification.attacks.autoattack import AutoAttack, auto_attack
+from purification.attacks.fab import FAB, fab_attack
 from purification.attacks.pgd import PGD, pgd_attack
 from purification.attacks.problem import AttackResult, Problem
+from purification.attacks.square import Square, square_attack
 
-__all__ = ["PGD", "AttackResult", "Problem", "pgd_attack"]
+__all__ = [
+    "APGD",
+    "FAB",
+    "PGD",
+    "AttackResult",
+    "AutoAttack",
+    "Problem",
+    "Square",
+    "apgd_attack",
+    "auto_attack",
+    "fab_attack",
+    "pgd_attack",
+    "square_attack",
+]

@@ -13,18 +13,18 @@ from purification.journal import Journal
 Attempt = Callable[[Problem, Journal], Sequence[AttackResult]]
 
 
-def best_of(problem: Problem, attempts: Iterable[Attempt], journal: Journal, *, frozen: bool) -> AttackResult:
+def best_of(problem: Problem, attempts: Iterable[Attempt], journal: Journal, *, stop: bool) -> AttackResult:
     """Per image the candidate of all attempts that the judging draws misclassify most often; ties go to the margin.
 
-    All candidates, the clean image among them, meet the same judging draws. Where randomness is known (`frozen`), these
-    are the attacker's own, and an image they all misclassify is left to no further attempt. Elsewhere they are draws
+    All candidates, the clean image among them, meet the same judging draws. Where randomness is known, these are the
+    attacker's own, and with `stop` an image they misclassify is left to no further attempt. Elsewhere they are draws
     the attempts have not seen, so that no attempt wins by its own luck; the minimum over candidates is still too low,
     and the chosen image is reported on other draws.
     """
     margins, accuracy = problem.judged(problem.images)
     kept = AttackResult(problem.images.clone(), margins, accuracy, torch.zeros_like(accuracy, dtype=torch.long))
     for number, attempt in enumerate(attempts):
-        standing = ((kept.accuracy > 0) | (not frozen)).nonzero().squeeze(1)
+        standing = ((kept.accuracy > 0) | (not stop)).nonzero().squeeze(1)
         if not len(standing):
             break
         part = problem.part(standing)
@@ -40,14 +40,12 @@ def best_of(problem: Problem, attempts: Iterable[Attempt], journal: Journal, *, 
     return kept
 
 
-def aimed(problem: Problem, attempt: Attempt, draws: int, count: int) -> list[Attempt]:
+def aimed(attempt: Attempt, draws: int, count: int) -> list[Attempt]:
     """One attempt per wrong class, in the order of the mean logits on the clean images."""
-    ranked = dict(zip(problem.ids, problem.ranked_targets(draws, count), strict=True))
 
     def towards(rank: int) -> Attempt:
         def run(part: Problem, journal: Journal) -> Sequence[AttackResult]:
-            targets = torch.stack([ranked[i][rank] for i in part.ids])
-            return attempt(replace(part, targets=targets), journal)
+            return attempt(replace(part, targets=part.ranked_targets(draws, count)[:, rank]), journal)
 
         return run
 

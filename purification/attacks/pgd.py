@@ -120,5 +120,5 @@ def pgd_attack(problem: Problem, pgd: PGD, journal: Journal = NO_JOURNAL) -> Att
 
     attempts = [once(number) for number in range(pgd.restarts)]
     if pgd.targets:
-        attempts = [aim for attempt in attempts for aim in aimed(problem, attempt, pgd.draws, pgd.targets)]
-    return best_of(problem, attempts, journal, frozen=not pgd.redraw)
+        attempts = [aim for attempt in attempts for aim in aimed(attempt, pgd.draws, pgd.targets)]
+    return best_of(problem, attempts, journal, stop=pgd.stop_when_broken)

@@ -8,7 +8,20 @@ from typing import Any
 
 from torch import Tensor
 
-from purification.attacks import PGD, AttackResult, Problem, pgd_attack
+from purification.attacks import (
+    APGD,
+    FAB,
+    PGD,
+    AttackResult,
+    AutoAttack,
+    Problem,
+    Square,
+    apgd_attack,
+    auto_attack,
+    fab_attack,
+    pgd_attack,
+    square_attack,
+)  # fmt: skip
 from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
 from purification.noise import NoiseSource
@@ -48,8 +61,43 @@ CHOSEN: dict[str, Any] = {
     "targeted margin": replace(BASE, loss="targeted_margin", targets=3),
     "targeted dlr, eot": replace(BASE, loss="targeted_dlr", targets=2, draws=2, redraw=True),
 }
-ALL: dict[str, Any] = {**ATTACKS, **CHOSEN}
-RUN: dict[type, Callable[..., AttackResult]] = {PGD: pgd_attack}
+AUTO_PGD = APGD(
+    steps=20, rho=0.75, momentum=0.75, loss="ce", gradient="replay", draws=1, redraw=False, stop_when_broken=True,
+    restarts=1,
+)  # fmt: skip
+FAB_T = FAB(
+    steps=12, targets=3, alpha_max=0.1, overshoot=1.05, backward=0.9, gradient="replay", draws=1, redraw=False,
+    stop_when_broken=True,
+)  # fmt: skip
+SQUARE = Square(
+    queries=150, fraction=0.8, rescale=True, paired=False, draws=1, redraw=False, stop_when_broken=True, restarts=1
+)
+STANDARD = AutoAttack(
+    version="standard", steps=20, restarts=1, rho=0.75, momentum=0.75, gradient="replay", draws=1, redraw=False,
+    targets=3, alpha_max=0.1, overshoot=1.05, backward=0.9, queries=20, fraction=0.8, rescale=True,
+)  # fmt: skip
+RAND = replace(STANDARD, version="rand", steps=6, draws=3, redraw=True)
+AUTOMATIC: dict[str, Any] = {
+    "apgd": AUTO_PGD,
+    "apgd, to the end": replace(AUTO_PGD, stop_when_broken=False),
+    "apgd, dlr, eot": replace(AUTO_PGD, loss="dlr", draws=2, redraw=True, stop_when_broken=False, steps=8),
+    "apgd-t": replace(AUTO_PGD, loss="targeted_dlr", targets=2, restarts=2),
+    "fab-t": FAB_T,
+    "fab-t, to the end": replace(FAB_T, stop_when_broken=False),
+    "square": SQUARE,
+    "square, eot": replace(SQUARE, draws=2, redraw=True, stop_when_broken=False, queries=60),
+    "square, eot, paired": replace(SQUARE, draws=2, redraw=True, stop_when_broken=False, queries=60, paired=True),
+    "autoattack": STANDARD,
+    "autoattack, rand": RAND,
+}
+ALL: dict[str, Any] = {**ATTACKS, **CHOSEN, **AUTOMATIC}
+RUN: dict[type, Callable[..., AttackResult]] = {
+    PGD: pgd_attack,
+    APGD: apgd_attack,
+    FAB: fab_attack,
+    Square: square_attack,
+    AutoAttack: auto_attack,
+}
 Numbers = Callable[..., Tensor]
 
 

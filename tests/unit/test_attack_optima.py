@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from attack_cases import ATTACK, BASE, FIXED, IDENTITY, JUDGE, SHAPE, Numbers, Setting
+from attack_cases import ATTACK, AUTO_PGD, BASE, FIXED, IDENTITY, JUDGE, SHAPE, Numbers, Setting
 from scipy import optimize
 from torch import Tensor
 
@@ -21,6 +21,8 @@ REACHING: dict[str, Any] = {
     "pgd": replace(BASE, steps=100),
     "pgd, margin": replace(BASE, steps=100, loss="margin"),
     "pgd, random start": replace(BASE, steps=100, random_start=True),
+    "apgd": replace(AUTO_PGD, steps=100, stop_when_broken=False),
+    "apgd, margin": replace(AUTO_PGD, steps=100, stop_when_broken=False, loss="margin"),
     "pgd, restarts": replace(BASE, steps=100, random_start=True, restarts=2),
 }
 BUDGETS = {"linf": (0.05, 0.3), "l2": (0.3, 2.0), "l1": (0.3, 4.0)}  # inside the box, and meeting it

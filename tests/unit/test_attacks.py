@@ -63,6 +63,11 @@ each_pgd = pytest.mark.parametrize("pgd", ATTACKS.values(), ids=ATTACKS.keys())
 each_norm = pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.05), ("l2", 0.4), ("l1", 1.2)])
 
 
+def shortened(attack: Any, step_size: float) -> Any:
+    changes = {"steps": 4, "step_size": step_size, "queries": 6}
+    return replace(attack, **{name: value for name, value in changes.items() if getattr(attack, name, 0)})
+
+
 # --- every attack
 
 
@@ -75,7 +80,7 @@ def test_adversarial_images_stay_in_ball_and_box(
     soft: Setting, pgd: PGD, norm: str, epsilon: float, step_size: float, far: bool
 ) -> None:
     case = replace(soft, images=soft.images.round() if far else soft.images)
-    out = case.attacked(replace(pgd, steps=4, step_size=step_size), norm, epsilon).adversarial
+    out = case.attacked(shortened(pgd, step_size), norm, epsilon).adversarial
     ThreatModel(norm, epsilon).check(out, case.images)
 
 
@@ -112,7 +117,7 @@ def test_results_do_not_depend_on_the_batch_size(linear: Setting, pgd: PGD, norm
         case = replace(linear, defence=replace(linear.defence, batch_size=size))
         adversarial.append(case.attacked(pgd, norm, epsilon).adversarial)
     for other in adversarial[1:]:
-        torch.testing.assert_close(other, adversarial[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(other, adversarial[0], rtol=0, atol=1e-6 if pgd in ATTACKS.values() else 1e-3)
 
 
 @each_attack

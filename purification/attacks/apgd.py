@@ -1,0 +1,212 @@
+"""Auto-PGD: projected gradient ascent that halves its own step where it stops gaining.
+
+Croce and Hein 2020, arXiv 2003.01690, Algorithm 1. Under l1 the number of moved pixels adapts in place of the momentum:
+Croce and Hein 2021, arXiv 2103.01208.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from purification.attacks.choosing import Attempt, aimed, best_of
+from purification.attacks.problem import (
+    AttackResult,
+    Problem,
+    Search,
+    check_averaging,
+    check_stopping,
+    check_targets,
+    random_start,
+    run,
+    search_from,
+)
+from purification.journal import NO_JOURNAL, Journal
+
+# Percent of the steps: the first interval between checkpoints, its decrease, the shortest, and all of them under l1.
+FIRST, DECREASE, SHORTEST, SPARSE = 22, 3, 6, 4
+LENGTHS = {"linf": 2.0, "l2": 2.0, "l1": 1.0}  # of the first step, in units of epsilon
+# Under l1: share of the pixels moved at first, its division at checkpoints, the fall of sparsity that resets the step,
+# the division of the step otherwise, and how far it may fall.
+SHARE, NARROWER, FELL, SHORTER, LEAST = 0.2, 1.5, 0.95, 1.5, 10.0
+
+
+@dataclass(frozen=True)
+class APGD:
+    """Settings of Auto-PGD.
+
+    steps              iterations
+    rho                a step is halved when at most this share of the iterations since the last checkpoint gained
+    momentum           weight of the new step; the rest repeats the last movement (linf and l2)
+    loss, gradient     as in `Averaging`
+    draws, redraw      as in `Averaging`; loss and gradient are both averaged
+    stop_when_broken   leave an image alone once its only draw is misclassified (fixed randomness)
+    restarts           runs from different random starts
+    targets            wrong classes attacked one after another, of targeted losses
+    """
+
+    steps: int
+    rho: float
+    momentum: float
+    loss: str
+    gradient: str
+    draws: int
+    redraw: bool
+    stop_when_broken: bool
+    restarts: int
+    targets: int = 0
+
+    def __post_init__(self) -> None:
+        check_averaging(self)
+        check_targets(self.loss, self.targets)
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError(f"expected steps >= 1 and restarts >= 1, got {self.steps} and {self.restarts}")
+        if not (0 <= self.rho <= 1 and 0 < self.momentum <= 1):
+            raise ValueError(f"expected rho in [0, 1], momentum in (0, 1], got {self.rho} and {self.momentum}")
+        if self.stop_when_broken:
+            check_stopping(self)
+
+
+@dataclass(frozen=True)
+class _Climb(Search):
+    """The search, its past and its step.
+
+    previous                 iterate before the current one
+    best, best_*             iterate with the highest loss, its loss, slope and accuracy; iteration is its number
+    length, share            of the next step; the share of the pixels it moves (l1)
+    last, rises              loss of the last iterate, and how often it rose since the last checkpoint
+    checked, halved, spread  best loss, whether the step was halved, pixels moved, all at the last checkpoint
+    """
+
+    previous: Tensor
+    best: Tensor
+    best_slope: Tensor
+    best_loss: Tensor
+    best_accuracy: Tensor
+    iteration: Tensor
+    length: Tensor
+    share: Tensor
+    last: Tensor
+    rises: Tensor
+    checked: Tensor
+    halved: Tensor
+    spread: Tensor
+
+
+def _begin(x: Tensor, problem: Problem) -> _Climb:
+    zeros = torch.zeros(len(x), device=x.device)
+    return _Climb(
+        **search_from(x),
+        previous=x.clone(), best=x.clone(), best_slope=torch.zeros_like(x), best_loss=zeros - torch.inf,
+        best_accuracy=zeros + 1, iteration=zeros.long(),
+        length=zeros + LENGTHS[problem.threat.norm] * problem.threat.epsilon, share=zeros + SHARE,
+        last=zeros + torch.inf, rises=zeros.clone(), checked=zeros + torch.inf, halved=zeros == 0,
+        spread=zeros + x[0].numel(),
+    )  # fmt: skip
+
+
+def checkpoints(steps: int, norm: str) -> dict[int, int]:
+    """Iteration of every checkpoint -> iterations since the one before; 22, 41, 57, 70, 80, 87, 93, 99 of 100."""
+    interval, shortest = max(FIRST * steps // 100, 1), max(SHORTEST * steps // 100, 1)
+    decrease = max(DECREASE * steps // 100, 1)
+    if norm == "l1":
+        interval = shortest = max(SPARSE * steps // 100, 1)
+    found, at = {}, interval
+    while at < steps:
+        found[at] = interval
+        interval = max(interval - decrease, shortest)
+        at += interval
+    return found
+
+
+def _record(at: _Climb, number: int, apgd: APGD) -> None:
+    """Compare the iterate with the best one and the last one."""
+    broken = at.active & (at.accuracy == 0) & apgd.stop_when_broken
+    better = at.active & (at.losses > at.best_loss) | broken
+    at.best[better], at.best_slope[better] = at.x[better], at.slopes[better]
+    at.best_loss[better], at.best_accuracy[better] = at.losses[better], at.accuracy[better]
+    at.iteration[better] = number
+    at.rises[at.active & (at.losses > at.last)] += 1
+    at.last[at.active] = at.losses[at.active]
+    if number == 0:
+        at.checked[at.active] = at.best_loss[at.active]
+    at.active[broken] = False
+
+
+def _return_to_best(at: _Climb, chosen: Tensor) -> None:
+    at.x[chosen], at.slopes[chosen] = at.best[chosen], at.best_slope[chosen]
+
+
+def _check(at: _Climb, window: int, rho: float) -> None:
+    """Halve after few rises (condition 1), or without a new best since an unhalved check (2); return to the best."""
+    idle = ~at.halved & (at.checked >= at.best_loss)
+    halve = at.active & ((at.rises <= rho * window) | idle)
+    at.halved.copy_(halve)
+    at.checked.copy_(at.best_loss)
+    at.rises.zero_()
+    at.length[halve] /= 2
+    _return_to_best(at, halve)
+
+
+def _check_sparsity(at: _Climb, problem: Problem) -> None:
+    """Move as many pixels as the best iterate suggests; start again from it where they became fewer."""
+    spread = (at.best != problem.images).flatten(1).sum(dim=1).to(at.spread)
+    fewer = at.active & (spread / at.spread.clamp_min(1) < FELL)
+    longest = LENGTHS["l1"] * problem.threat.epsilon
+    at.length.div_(SHORTER).clamp_(longest / LEAST, longest)
+    at.length[fewer] = longest
+    at.share.copy_(spread / problem.images[0].numel() / NARROWER)
+    at.spread.copy_(spread)
+    _return_to_best(at, fewer)
+
+
+def _move(at: _Climb, number: int, problem: Problem, apgd: APGD) -> None:
+    threat, chosen = problem.threat, at.active.nonzero().squeeze(1)
+    if not len(chosen):
+        return
+    x, previous, images = at.x[chosen], at.previous[chosen], problem.images[chosen]
+    ahead = threat.ascend(x, at.slopes[chosen], at.length[chosen].view(-1, 1, 1, 1), images, at.share[chosen])
+    if number and threat.norm != "l1":
+        weight = apgd.momentum
+        ahead = threat.project(x + weight * (ahead - x) + (1 - weight) * (x - previous), images)
+    at.previous[chosen], at.x[chosen] = x, ahead
+
+
+def _advance(at: _Climb, number: int, problem: Problem, apgd: APGD) -> None:
+    _record(at, number, apgd)
+    window = checkpoints(apgd.steps, problem.threat.norm).get(number)
+    if window and problem.threat.norm == "l1":
+        _check_sparsity(at, problem)
+    elif window:
+        _check(at, window, apgd.rho)
+    if number < apgd.steps:
+        _move(at, number, problem, apgd)
+
+
+def _restart(problem: Problem, apgd: APGD, journal: Journal, number: int) -> Sequence[AttackResult]:
+    """The best iterate; where draws are random, also the last, since the best one was best on lucky draws."""
+    at = _begin(random_start(problem, number), problem)
+    run(problem, at, apgd, lambda state, turn: _advance(state, turn, problem, apgd), apgd.steps + 1, journal)
+    best = AttackResult(at.best, at.best_loss, at.best_accuracy, at.iteration)
+    last = AttackResult(at.x, at.last, at.best_accuracy, torch.full_like(at.iteration, apgd.steps))
+    return [best, last] if apgd.redraw else [best]
+
+
+def apgd_attempts(apgd: APGD) -> list[Attempt]:
+    """One attempt per restart, or per restart and target."""
+
+    def once(number: int) -> Attempt:
+        return lambda part, journal: _restart(part, apgd, journal, number)
+
+    attempts = [once(number) for number in range(apgd.restarts)]
+    if not apgd.targets:
+        return attempts
+    return [aim for attempt in attempts for aim in aimed(attempt, apgd.draws, apgd.targets)]
+
+
+def apgd_attack(problem: Problem, apgd: APGD, journal: Journal = NO_JOURNAL) -> AttackResult:
+    """Auto-PGD on an untargeted loss, or on a targeted one against several classes (APGD-T)."""
+    return best_of(problem, apgd_attempts(apgd), journal, stop=apgd.stop_when_broken)
