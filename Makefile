@@ -4,7 +4,7 @@ CORES ?= all
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup retrieve tables estimate check remote status resources test test-slurm lint types format bench clean
+.PHONY: help setup retrieve tables protocols estimate check remote status resources test test-slurm lint types format bench clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +28,9 @@ tables: setup ## run the workflow: results/tables, results/figures, results/repo
 estimate: setup ## forecast hours and memory of every stage from a probe of a minute (CONFIG=my.yaml, CORES=2)
 	@$(BIN)/python -m workflow_scripts.configuration_files $(CONFIG)
 	@$(BIN)/python -m workflow_scripts.estimate_cost --cores $(CORES) $(CONFIG)
+
+protocols: setup ## print what honest and flawed protocols report of a defence that is right 85 times in 100 (a minute)
+	$(BIN)/python -m workflow_scripts.compare_protocols
 
 check: setup ## try a purifier or classifier of your own: FILE=my_purifiers.py (PARAMS='{sigma: 0.1}', FACTORY=, KIND=, SHAPE=1,16,16, CLASSES=10)
 	@$(BIN)/python -m workflow_scripts.check_user_code '$(or $(FILE),$(error expected a file to check - add FILE=my_purifiers.py))' \

@@ -5,6 +5,7 @@ FIGURES = {
     "compression_robustness": ["purified", "attack_strength", "audit"],
     "prediction": ["audit"],
     "robustness": ["purified", "audit"],
+    "ladder": ["purified", "audit"],
     "distances": ["distances", "audit"],
     "randomness": ["randomness"],
     "spectrum": ["jacobian", "audit"],

@@ -18,6 +18,8 @@ TABLES = [
     "gradient_noise",
     "paired",
     "ledger",
+    "ladder",
+    "expectations",
     "audit",
     "reliability",
     "subsets",

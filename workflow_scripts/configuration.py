@@ -45,6 +45,8 @@ def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
     for key in ("sweep", "controls", *MEASURED):
         for name in run[key]:
             yield f"run.{key}", name, purifiers
+    for name in run["ladder"]:
+        yield "run.ladder", name, config["attacks"]
     for attack, names in run["attacks"].items():
         yield "run.attacks", attack, config["attacks"]
         for name in names:
@@ -101,6 +103,10 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if run["headline"] not in (names := run["attacks"].get(attack, [])):
             wanted = f"the headline {run['headline']!r} among them"
             yield f"run.attacks.{attack}: expected {wanted}, got {shown(names)} — A11 and A16 need it"
+    for attack in run["ladder"]:
+        if attack != config["base_attack"] and run["headline"] not in run["attacks"].get(attack, []):
+            wanted = f"attacks that run on the headline {run['headline']!r}"
+            yield f"run.ladder: expected {wanted}, got {attack!r} — add it to run.attacks.{attack} or remove it here"
     measured = {key: run[key] for key in MEASURED}
     measured |= {f"attacks.{attack}": names for attack, names in run["attacks"].items()}
     for key, names in measured.items():

@@ -93,6 +93,8 @@ RELIES: dict[str, Callable[[Rows, Mapping[str, Any]], Iterable[str]]] = {
     "attack_strength": lambda rows, row: [row["purifier"]],
     "ledger": lambda rows, row: [row["purifier"]] if row["attack"] != "none" else [],
     "paired": lambda rows, row: [row["purifier"], row["against"]],
+    "ladder": lambda rows, row: [row["purifier"]],
+    "expectations": lambda rows, row: [row["purifier"]],
 }
 
 

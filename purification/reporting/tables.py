@@ -15,6 +15,7 @@ from purification.reporting.claims import judge_all
 from purification.reporting.controls import controls
 from purification.reporting.examination import attack_checks
 from purification.reporting.fuzzy import fuzzy
+from purification.reporting.ladder import expectations, ladder
 from purification.reporting.ledger import ledger
 from purification.reporting.pairs import paired
 from purification.reporting.protocol import three, under_knowledge, with_controls
@@ -222,6 +223,8 @@ TABLES: dict[str, Callable[[Rows], pd.DataFrame]] = {
     "gradient_noise": gradient_noise,
     "paired": paired,
     "ledger": ledger,
+    "ladder": ladder,
+    "expectations": expectations,
     "audit": audit,
     "reliability": reliability,
     "subsets": subsets,

@@ -23,7 +23,7 @@ ATTACK = replace(FRESH, role="attack")
 IDS = list(range(24))
 SETTINGS = PGD(
     steps=4, step_size=0.5, random_start=False, loss="ce", gradient="replay",
-    draws=1, redraw=True, select="last", stop_when_broken=False,
+    draws=1, redraw=True, select="last", stop_when_broken=False, restarts=1,
 )  # fmt: skip
 Numbers = Callable[..., Tensor]
 
@@ -59,7 +59,8 @@ def robust(
     labels = torch.zeros(len(IDS), dtype=torch.long)
     problem = Problem(
         defence, images, labels, IDS, threat=ThreatModel("linf", 0.2),
-        source=shared_noise(ATTACK, knowledge=knowledge, pool=pool), start=replace(FRESH, role="start"), memory=1e9,
+        source=shared_noise(ATTACK, knowledge=knowledge, pool=pool), start=replace(FRESH, role="start"),
+        judge=shared_noise(replace(FRESH, role="judge"), knowledge=knowledge, pool=pool), judges=1, memory=1e9,
     )  # fmt: skip
     adversarial = pgd_attack(problem, replace(SETTINGS, draws=draws), NO_JOURNAL).adversarial
     source = shared_noise(FRESH, knowledge=knowledge, pool=pool)

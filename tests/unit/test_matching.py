@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from purification.balls import NORMS
 from purification.matching import matched
-from purification.threat import NORMS, ThreatModel
+from purification.threat import ThreatModel
 
-EPSILON = {"linf": 0.1, "l2": 1.0}
+EPSILON = {"linf": 0.1, "l2": 1.0, "l1": 3.0}
 Numbers = Callable[..., Tensor]
 
 
@@ -28,7 +29,7 @@ def normal(random_tensor: Numbers) -> Tensor:
 
 def attacked(images: Tensor, random_tensor: Numbers, norm: str) -> Tensor:
     """Perturbations of every size from none to the budget."""
-    direction = NORMS[norm].direction(random_tensor(20, 1, 8, 8, seed=2, normal=True))
+    direction = NORMS[norm].unit(random_tensor(20, 1, 8, 8, seed=2, normal=True))
     scale = torch.linspace(0, EPSILON[norm], 20).view(-1, 1, 1, 1)
     return ThreatModel(norm, EPSILON[norm]).project(images + scale * direction, images)
 
@@ -39,7 +40,7 @@ def test_every_image_is_perturbed_as_much_as_by_the_attack(
 ) -> None:
     adversarial = attacked(images, random_tensor, norm)
     control = matched(adversarial, images, normal, norm=norm, epsilon=EPSILON[norm])
-    sizes = [NORMS[norm].size(x - images) for x in (adversarial, control)]
+    sizes = [NORMS[norm].size(x - images).float() for x in (adversarial, control)]
     torch.testing.assert_close(sizes[1], sizes[0], rtol=1e-5, atol=1e-6)
     assert float(control.min()) >= 0 and float(control.max()) <= 1
     assert torch.equal(control[0], images[0])

@@ -27,7 +27,7 @@ CLASSIFIED = {
     "train_classifier",
     "attack_images identity transfer",
     *(f"attack_images {purifier} fixed" for purifier in SWEEP | CONTROLS),
-    *(f"attack_images ddpm_150 {attack}" for attack in ("eot", "bpda")),
+    *(f"attack_images ddpm_150 {attack}" for attack in ("eot", "bpda", "one_draw", "adjoint", "surrogate", "semi")),
     *of("purify_images", SWEEP | CONTROLS),
     *of("measure_attack_strength", {"ddpm_150", "identity"}),
     *of("measure_distances", {"ddpm_150", "one_step_200"}),

@@ -15,6 +15,7 @@ FIGURES = (
     "compression_robustness",
     "prediction",
     "robustness",
+    "ladder",
     "distances",
     "randomness",
     "spectrum",
@@ -28,7 +29,7 @@ RELATION = {"render_figures_compression_robustness", "render_figures_prediction"
 TABLED = {"render_tables", "render_report", "check_results"}
 CONCLUDED = {"fit_compression_robustness", *TABLED, *ALL_FIGURES}
 JUDGED = {"fit_compression_robustness", *RELATION, *TABLED} | {
-    f"render_figures_{name}" for name in ("robustness", "fuzziness", "images")
+    f"render_figures_{name}" for name in ("robustness", "ladder", "fuzziness", "images")
 }
 AUDITED = {"audit_gradients", *TABLED} | {f"render_figures_{name}" for name in FIGURES if name != "randomness"}
 SWEEP = {"ddpm_25", "ddpm_100", "ddpm_150", "ddim_50", "one_step_200", "sde_200"}

@@ -10,6 +10,7 @@ from purification.reporting.figures import style
 from purification.reporting.figures.accuracy import attacked, budget, robustness
 from purification.reporting.figures.adequacy import adequacy
 from purification.reporting.figures.fuzziness import curves, shown
+from purification.reporting.figures.ladder import ladder
 from purification.reporting.figures.paths import distances, randomness
 from purification.reporting.figures.pictures import images, training
 from purification.reporting.figures.relation import compression_robustness, prediction
@@ -21,6 +22,7 @@ FIGURES: dict[str, Callable[[Rows, Extras], Figure]] = {
     "compression_robustness": compression_robustness,
     "prediction": prediction,
     "robustness": robustness,
+    "ladder": ladder,
     "distances": distances,
     "randomness": randomness,
     "spectrum": spectrum,
@@ -36,6 +38,7 @@ SHOWN: dict[str, Callable[[Rows], Iterable[str]]] = {
     "compression_robustness": lambda rows: [*rows.settings["run"]["sweep"], *rows.settings["run"]["controls"]],
     "prediction": lambda rows: rows.settings["run"]["sweep"],
     "robustness": attacked,
+    "ladder": lambda rows: [rows.headline],
     "distances": lambda rows: ["identity"],
     "randomness": lambda rows: [],
     "spectrum": lambda rows: [rows.headline],
