@@ -102,3 +102,24 @@ def test_clean_rows_are_unperturbed() -> None:
     for purifier in frame.index.get_level_values(0).unique():
         own = rows("purified", purifier)
         assert (own[own.attack == "clean"].size_linf == 0).all()
+
+
+def test_the_steps_of_the_ladder_add_up_and_follow_from_the_rows() -> None:
+    frame = table("ladder")
+    assert frame.points.iloc[1:].sum() == pytest.approx(100 * (frame.robust.iloc[0] - frame.robust.iloc[-1]), abs=1e-3)
+    own = rows("purified", frame.purifier[0])
+    judged = [
+        own[own.attack == rung.attack].set_index("image")[[rung.judged_by, "label"]] for rung in frame.itertuples()
+    ]
+    some = set.intersection(*(set(j.index[j.iloc[:, 0].map(np.size) > 0]) for j in judged))
+    for rung, found in zip(frame.itertuples(), judged, strict=True):
+        shares = [np.mean(np.atleast_1d(row.iloc[0]) == row.label) for image, row in found.iterrows() if image in some]
+        assert (rung.robust_n, rung.robust) == (len(some), pytest.approx(np.mean(shares), abs=1e-5)), rung.attack
+
+
+def test_expectations_name_their_verdict_and_every_rate_its_controls() -> None:
+    assert set(table("expectations").verdict) <= {"pass", "fail", "inconclusive", "not run"}
+    attacked = table("robustness").query("attack not in ['clean', 'random']")
+    for estimand in ("fixed", "avg"):
+        for control in ("clean", "random", "matched"):
+            assert attacked[f"{estimand}_{control}"].notna().all(), (estimand, control)

@@ -374,6 +374,28 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"attacks": {"cheap": {**SURROGATE, "surrogate_steps": 9}}, **entry("run.attacks", cheap=["ddpm_150"])},
         "attacks.cheap.surrogate_steps: expected at most the 5 steps of ddpm_150, got 9",
     ),
+    "pool without a use": (
+        entry("attacks.eot", pool=3),
+        "attacks.eot.pool: expected a number of draws with knowledge semi and none without it, got 3",
+    ),
+    "knowledge without its pool": (
+        entry("attacks.eot", knowledge="semi"),
+        "attacks.eot.pool: expected a number of draws with knowledge semi and none without it, got none",
+    ),
+    "more known than judged so": (
+        entry("attacks.semi", images=61),
+        "attacks.semi.images: expected at most evaluation.known_images = 60, got 61",
+    ),
+    "knowledge that is not judged": (
+        entry("run.attacks", semi=["ddpm_150", "ddpm_25"]),
+        "run.varied: expected 'ddpm_25' of run.attacks.semi among them",
+    ),
+    "unknown knowledge": (entry("attacks.eot", knowledge="all"), "attacks.eot.knowledge: expected one of"),
+    "rung that does not run": (
+        entry("run.attacks", adjoint=["ddpm_25"]),
+        "run.ladder: expected attacks that run on the headline 'ddpm_150', got 'adjoint'",
+    ),
+    "unknown rung": (entry("run", ladder=["eott"]), "run.ladder: expected a known name, got 'eott'"),
     "base attack twice": (
         entry("run.attacks", fixed=["ddpm_25"]),
         "run.attacks.fixed: expected attacks beside base_attack",
