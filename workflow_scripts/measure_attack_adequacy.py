@@ -65,7 +65,8 @@ def measure_attack_adequacy(
         loss = torch.stack([cross_entropy(each, labels).double() for each in logits]).mean(dim=0)
         logger.info("%s: accuracy %.4f, loss %.4g", dict(variation), float(right.mean()), float(loss.mean()))
         head = {"attack": name, "scale": variation.get("scale", 1.0), "steps": settings["steps"]}
-        head |= {"restarts": settings.get("restarts", 1), "draws": settings["draws"], "judged": len(logits)}
+        head |= {"random_start": settings["random_start"], "restarts": settings.get("restarts", 1)}
+        head |= {"draws": settings["draws"], "judged": len(logits)}
         rows.append(pd.DataFrame({**head, "image": ids, "correct": right.numpy(), "loss": loss.numpy()}))
     write_rows(pd.concat(rows, ignore_index=True), output)
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from purification.reporting.rows import Rows, columns
 
-SETTINGS = ("scale", "steps", "restarts", "draws")
+SETTINGS = ("scale", "steps", "random_start", "restarts", "draws")
 AXES = ("steps", "restarts", "draws")
 
 
@@ -40,7 +40,7 @@ def gradient_noise(rows: Rows) -> pd.DataFrame:
 def along(frame: pd.DataFrame, axis: str) -> Iterator[tuple[str, pd.DataFrame]]:
     """(attack, its variations that differ along one setting only), the largest such set of every attack."""
     for attack, own in frame[frame.scale == 1.0].groupby("attack", sort=False):
-        others = [name for name in AXES if name != axis]
+        others = ["random_start", *(name for name in AXES if name != axis)]
         sets = [group for _, group in own.groupby(others, sort=False) if group[axis].nunique() > 1]
         if sets:
             yield str(attack), max(sets, key=lambda group: group[axis].nunique()).sort_values(axis)

@@ -110,6 +110,7 @@ def test_a_variation_changes_what_it_names_and_keeps_the_length_of_the_way() -> 
 
 def rows_with(correct: dict[int, list[float]], axis: str = "draws") -> Rows:
     base = {"purifier": "ddpm_150", "attack": "eot", "scale": 1.0, "steps": 9, "restarts": 1, "draws": 1, "judged": 2}
+    base["random_start"] = False
     parts = [
         pd.DataFrame({**base, axis: value, "image": range(len(seen)), "correct": seen, "loss": 1.0})
         for value, seen in correct.items()
@@ -134,6 +135,8 @@ def test_only_variations_of_one_setting_are_compared() -> None:
     ((_, group),) = along(pd.concat([frame, other]), "draws")
     assert sorted(group.draws) == [1, 4]
     assert list(along(pd.concat([frame, other]), "steps")) == []
+    begun = frame.assign(random_start=True)
+    assert [len(group) for _, group in along(pd.concat([frame, begun]), "draws")] == [2], "another start is another set"
 
 
 def test_the_table_averages_draws_within_images() -> None:

@@ -139,7 +139,8 @@ def adequacy(run: dict[str, Any], rng: np.random.Generator) -> pd.DataFrame:
         attack = run["attacks"][variation["attack"]]
         head = {"purifier": run["run"]["headline"], "scale": 1.0, "steps": attack["steps"], "draws": attack["draws"]}
         columns = {"image": range(IMAGES), "correct": rng.random(IMAGES), "loss": 1.0 + rng.random(IMAGES)}
-        parts.append(pd.DataFrame({**head, **variation, "restarts": 1, "judged": 4, **columns}))
+        start = {"random_start": "restarts" in variation, "restarts": 1, "judged": 4}
+        parts.append(pd.DataFrame({**head, **start, **variation, **columns}))
     return pd.concat(parts, ignore_index=True)
 
 
