@@ -155,3 +155,27 @@ class Defence:
             gradients.append(out.gradient[:valid])
             predictions.append(logits[-1].detach().argmax(dim=1)[:valid])
         return torch.cat(values), torch.cat(gradients), torch.cat(predictions)
+
+    def pull_back(
+        self,
+        images: Tensor,
+        cotangents: Tensor,
+        ids: Sequence[int],
+        source: NoiseSource,
+        draws: Sequence[int],
+        *,
+        mode: str,
+        kept_steps: int,
+    ) -> Tensor:
+        """v^T J (n, C, H, W): directions v at the purified images as directions at the images, each at its own draw."""
+        options: dict[str, Any] = {"surrogate": self.surrogate} if mode == "surrogate" else {}
+        pulled = []
+        for block, valid in batches(range(len(images)), self._differentiated):
+
+            def objective(purified: Tensor, block: list[int] = block) -> Tensor:
+                return (purified * cotangents[block]).flatten(1).sum(dim=1)
+
+            noise = source([ids[i] for i in block], [draws[i] for i in block])
+            out = gradient(self.purifier, images[block], noise, objective, mode=mode, kept_steps=kept_steps, **options)
+            pulled.append(out.gradient[:valid])
+        return torch.cat(pulled)

@@ -14,10 +14,13 @@ from purification.attacks import (
     PGD,
     AttackResult,
     AutoAttack,
+    DiffHammer,
     Problem,
     Square,
     apgd_attack,
     auto_attack,
+    diffattack_attack,
+    diffhammer_attack,
     fab_attack,
     pgd_attack,
     square_attack,
@@ -69,7 +72,29 @@ def _auto(problem: Problem, settings: Mapping[str, Any], journal: Journal) -> At
     return auto_attack(problem, AutoAttack(**_options(AutoAttack, settings)), journal)
 
 
-ATTACKS = {"pgd": _pgd, "apgd": _apgd, "fab": _fab, "square": _square, "autoattack": _auto}
+def _own_draws(problem: Problem, settings: Mapping[str, Any], journal: Journal) -> AttackResult:
+    """Draws of the attacker's own, the same in every step: what is made against them meets others (transfer)."""
+    return pgd_attack(problem, PGD(**{**_options(PGD, settings), "redraw": False}), journal)
+
+
+def _diffattack(problem: Problem, settings: Mapping[str, Any], journal: Journal) -> AttackResult:
+    return diffattack_attack(problem, PGD(**_options(PGD, settings)), settings["deviation"], journal)
+
+
+def _diffhammer(problem: Problem, settings: Mapping[str, Any], journal: Journal) -> AttackResult:
+    return diffhammer_attack(problem, DiffHammer(**_options(DiffHammer, settings)), journal)
+
+
+ATTACKS = {
+    "pgd": _pgd,
+    "apgd": _apgd,
+    "fab": _fab,
+    "square": _square,
+    "autoattack": _auto,
+    "own_draws": _own_draws,
+    "diffattack": _diffattack,
+    "diffhammer": _diffhammer,
+}
 
 
 def run_attack(

@@ -10,6 +10,7 @@ import yaml
 from workflow_scripts.configuration_attacks import attack_problems
 from workflow_scripts.configuration_claims import claim_problems
 from workflow_scripts.configuration_entries import entry_problems
+from workflow_scripts.configuration_kinds import kind_problems
 from workflow_scripts.configuration_schema import nearest, schema_problems, shown
 from workflow_scripts.index_list_problems import evaluated_images, index_list_problems
 from workflow_scripts.input_files import dataset_problems, network_problems
@@ -146,6 +147,6 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     checks = (
         *(name_problems, entry_problems, _purifier_problems, _python_problems),
         *(dataset_problems, network_problems),
-        *(attack_problems, _run_problems, claim_problems, ledger_problems, index_list_problems),
+        *(attack_problems, kind_problems, _run_problems, claim_problems, ledger_problems, index_list_problems),
     )
     return list(dict.fromkeys(sentence for check in checks for sentence in check(config)))

@@ -9,6 +9,7 @@ from typing import Any
 from workflow_scripts.configuration_schema import shown
 
 CLASSES = {"digits": 10}  # of data sets whose settings do not say
+ALONE = ("pgd", "own_draws", "diffattack", "diffhammer")  # kinds with one candidate per run
 Entry = Mapping[str, Any]
 
 
@@ -20,7 +21,7 @@ def _randomness_problems(entry: Entry) -> Iterator[tuple[str, str]]:
             "expected false unless knowledge is both and draws is 1, got true — "
             "stopping at a lucky draw of a random defence reports chance as success",
         )
-    several = entry["knowledge"] != "both" and (_runs(entry) > 1 or entry["kind"] != "pgd")
+    several = entry["knowledge"] != "both" and (_runs(entry) > 1 or entry["kind"] not in ALONE)
     if several and "judges" not in entry:
         yield (
             "judges",

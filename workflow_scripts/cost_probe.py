@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,17 +31,26 @@ from purification.gradients import MODES, steps_within
 from purification.measure import jacobian
 from purification.measure.distances import distances_along
 from purification.models.classifiers import Classifier, ResidualNetwork
-from purification.models.denoisers import Denoiser, Epsilon, GaussianEpsilon, fit_gaussian, network_epsilon
+from purification.models.denoisers import (
+    Denoiser,
+    Epsilon,
+    GaussianEpsilon,
+    StationaryEpsilon,
+    fit_gaussian,
+    fit_stationary,
+    network_epsilon,
+)
 from purification.models.loading import ARCHITECTURES, PUBLISHED
 from purification.models.published import convert_classifier
 from purification.models.published_denoisers import convert_denoiser
 from purification.models.unet import UNet
 from purification.noise import Noise, NoiseSource
-from purification.purifiers import DiffusionPurifier, Purifier, make_purifier, purify
+from purification.purifiers import Purifier, make_purifier, purify
 from purification.robust_training import train_robust_classifier
 from purification.schedule import Schedule
 from purification.training import train_classifier, train_denoiser
 from purification.user_code import own_classifier
+from workflow_scripts.cost_chains import first_steps
 from workflow_scripts.cost_memory import peak_memory
 from workflow_scripts.cost_units import Unit
 
@@ -163,6 +172,11 @@ def _gaussian(entry: Mapping[str, Any], lab: Laboratory, dtype: torch.dtype) -> 
     return GaussianEpsilon(mean, torch.eye(mean.numel()).to(mean), torch.ones(mean.numel()).to(mean))
 
 
+def _stationary(entry: Mapping[str, Any], lab: Laboratory, dtype: torch.dtype) -> Epsilon:
+    tensors = fit_stationary(lab.images(FEW), entry["size"])
+    return StationaryEpsilon(**{name: tensor.to(lab.device, dtype) for name, tensor in tensors.items()})
+
+
 NETWORKS: dict[str, Callable[[Mapping[str, Any], Laboratory, torch.dtype], Epsilon]] = {
     "unet": _unet,
     "finetuned": _finetuned,
@@ -170,32 +184,8 @@ NETWORKS: dict[str, Callable[[Mapping[str, Any], Laboratory, torch.dtype], Epsil
     "guided_diffusion": _converted,
     "score_sde": _converted,
     "gaussian": _gaussian,
+    "stationary": _stationary,
 }
-
-
-@dataclass(frozen=True)
-class Shortened:
-    """The first steps of a purifier."""
-
-    purifier: Purifier
-    num_steps: int
-
-    def start(self, images: Tensor, noise: Noise) -> Tensor:
-        return self.purifier.start(images, noise)
-
-    def step(self, number: int, state: Tensor, images: Tensor, noise: Noise) -> Tensor:
-        return self.purifier.step(number, state, images, noise)
-
-    def finish(self, state: Tensor) -> Tensor:
-        return self.purifier.finish(state)
-
-
-def _first(purifier: Purifier, steps: int) -> Purifier:
-    if steps >= purifier.num_steps:
-        return purifier
-    if isinstance(purifier, DiffusionPurifier):
-        return replace(purifier, table=purifier.table[:steps])
-    return Shortened(purifier, steps)
 
 
 def _chain(lab: Laboratory, purifier: Purifier, size: int, call: Call) -> Cost:
@@ -204,11 +194,11 @@ def _chain(lab: Laboratory, purifier: Purifier, size: int, call: Call) -> Cost:
     ends = [steps] if steps <= LONG else [FEW, MORE]
 
     def whole(images: int) -> Cost:
-        costs = [lab.cost(partial(call, _first(purifier, end), images)) for end in ends]
+        costs = [lab.cost(partial(call, first_steps(purifier, end), images)) for end in ends]
         rise = costs[-1].plus(costs[0], -1.0)
         return costs[-1].plus(rise, (steps - ends[-1]) / (MORE - FEW)).plus(Cost(0.0, -before))
 
-    chosen = lab.affordable(size, lambda images: call(_first(purifier, MORE), images))
+    chosen = lab.affordable(size, lambda images: call(first_steps(purifier, MORE), images))
     if chosen == size:
         return whole(size)
     one, some = whole(1), whole(chosen)

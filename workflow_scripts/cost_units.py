@@ -131,12 +131,22 @@ def _gradients(context: Context, entry: str, settings: Mapping[str, Any], count:
     return Counter({surrogate: count, Unit("purify", entry, size): count, Unit("classify", "", size): count})
 
 
+def _diffhammer(context: Context, entry: str, settings: Mapping[str, Any]) -> Work:
+    """Every draw up to the purified images and back through the classifier; one draw of each step through all."""
+    blocks, steps = context.blocks(settings["images"], context.gradients), settings["steps"]
+    seen = _gradients(context, entry, {**settings, "gradient": "bpda"}, (steps + 1) * settings["draws"] * blocks)
+    return seen + _gradients(context, entry, settings, steps * blocks)
+
+
 ATTACKS: dict[str, Callable[[Context, str, Mapping[str, Any]], Work]] = {
     "pgd": _pgd,
     "apgd": _pgd,
     "fab": _fab,
     "square": _square,
     "autoattack": _autoattack,
+    "own_draws": _pgd,
+    "diffattack": _pgd,
+    "diffhammer": _diffhammer,
 }
 
 
@@ -155,6 +165,20 @@ def _measure_attack_strength(job: Job, context: Context) -> Work:
         work += _attack(context, entry, {**settings, **variation})
         work += _judged(context, entry, settings["images"], 1)
     return work
+
+
+def _measure_attack_adequacy(job: Job, context: Context) -> Work:
+    """Every variation with its judgement; then gradients on the draws of the reference and of the largest mean."""
+    entry, options, work = entry_of(job.params["purifier"]), job.params["options"], Work()
+    for variation in options["variations"]:
+        changed = {key: variation[key] for key in ("steps", "draws", "restarts") if key in variation}
+        settings = {**job.params["attacks"][variation["attack"]], **changed, "images": options["images"]}
+        work += _attack(context, entry, settings)
+        work += _judged(context, entry, options["images"], 1 if settings["knowledge"] == "both" else options["draws"])
+    noise = job.params["noise"]
+    blocks = context.blocks(noise["images"], context.gradients)
+    draws = noise["reference"] + max(noise["draws"])
+    return work + Counter({Unit("gradient", entry, context.gradients, "replay"): draws * blocks})
 
 
 def _judged(context: Context, entry: str, images: int, draws: int) -> Work:
@@ -271,6 +295,7 @@ WORK: dict[str, Callable[[Job, Context], Work]] = {
     "attack_images": _attack_images,
     "purify_images": _purify_images,
     "measure_attack_strength": _measure_attack_strength,
+    "measure_attack_adequacy": _measure_attack_adequacy,
     "measure_distances": _measure_distances,
     "measure_randomness": _measure_randomness,
     "measure_compression": _measure_compression,

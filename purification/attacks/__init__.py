@@ -2,6 +2,8 @@
 
 from purification.attacks.apgd import APGD, apgd_attack
 from purification.attacks.autoattack import AutoAttack, auto_attack
+from purification.attacks.diffattack import diffattack_attack
+from purification.attacks.diffhammer import DiffHammer, diffhammer_attack
 from purification.attacks.fab import FAB, fab_attack
 from purification.attacks.pgd import PGD, pgd_attack
 from purification.attacks.problem import AttackResult, Problem
@@ -13,10 +15,13 @@ __all__ = [
     "PGD",
     "AttackResult",
     "AutoAttack",
+    "DiffHammer",
     "Problem",
     "Square",
     "apgd_attack",
     "auto_attack",
+    "diffattack_attack",
+    "diffhammer_attack",
     "fab_attack",
     "pgd_attack",
     "square_attack",

@@ -44,7 +44,7 @@ DDPM: dict[str, Any] = {
 ATTACK: dict[str, Any] = {
     **{"kind": "pgd", "knowledge": "none", "images": 7, "steps": 3, "step_size": 0.5, "random_start": False},
     **{"loss": "ce", "gradient": "replay", "draws": 2, "select": "last", "stop_when_broken": False},
-    **{"norm": "linf", "epsilon": 0.1},
+    **{"norm": "linf", "epsilon": 0.1, "restarts": 1},
 }
 EVALUATION = {"seed": 0, "device": "cpu", "batch_size": 4, "subset": "test", "norm": "linf", "epsilon": 0.1}
 CONFIG: dict[str, Any] = {
@@ -141,7 +141,18 @@ def guarded(purifier: Purifier) -> Defence:
     return Defence(purifier, lambda x: x.flatten(1) @ weights.to(x.dtype), 4, gradient_batch_size=3)
 
 
-@pytest.mark.parametrize("changes", [{}, {"draws": 1}, {"steps": 1, "images": 3}, {"gradient": "bpda"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"draws": 1},
+        {"steps": 1, "images": 3},
+        {"gradient": "bpda"},
+        {"restarts": 2, "random_start": True, "judges": 1},
+        {"loss": "targeted_margin", "targets": 2, "judges": 1},
+    ],
+    ids=str,
+)
 def test_gradients_of_an_attack(
     dataset: Dataset, purifier: Purifier, calls: Counter[str], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -150,6 +161,14 @@ def test_gradients_of_an_attack(
     work = WORK["attack_images"](job("attack_images", purifier=DDPM, settings=settings), CONTEXT)
     assert total(work, "gradient") == calls["gradient"]
     assert {unit.option for unit in work} == {settings["gradient"]}
+
+
+def test_gradients_of_diffhammer(dataset: Dataset, purifier: Purifier, calls: Counter[str], tmp_path: Path) -> None:
+    hammer = {"kind": "diffhammer", "rounds": 2, "temperature": 5.0, "reach": 1.0, "smoothing": 0.5}
+    settings = {**ATTACK, **hammer}
+    attack_images(dataset, guarded(purifier), settings, EVALUATION, 1e9, output=tmp_path / "x")
+    work = WORK["attack_images"](job("attack_images", purifier=DDPM, settings=settings), CONTEXT)
+    assert total(work, "gradient") == calls["gradient"] and {unit.option for unit in work} == {"bpda", "replay"}
 
 
 def test_an_attack_that_stops_early_costs_less_but_every_step_something() -> None:

@@ -101,7 +101,7 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     ),
     "gradient of one attack": (
         replace("purification/gradients.py", "leaf = purified.detach()", "leaf = 1.0 * purified.detach()"),
-        {"attack_images ddpm_150 bpda", "purify_images ddpm_150", *JUDGED, *AUDITED},
+        {*of("attack_images ddpm_150", {"bpda", "hammer"}), "purify_images ddpm_150", *JUDGED, *AUDITED},
     ),
     "table": (replace("purification/reporting/tables.py", "first = t_star - 1", "first = -1 + t_star"), TABLED),
     "figure": (
