@@ -189,6 +189,7 @@ def judging(purifier):
         known_draws=settings["known_draws"],
         pool=settings["pool"],
         pools=pools,
+        threats={name: entry["threat"] for name, entry in entries.items() if "threat" in entry},
         **JUDGE,
     )
 

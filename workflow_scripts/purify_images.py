@@ -41,7 +41,8 @@ def inputs_of(
     inputs |= {name: read_adversarial(path, ids[: count_adversarial(path)]) for name, path in attacks.items()}
     for name, batch in list(inputs.items()):
         normal, clean = control(ids[: len(batch)]).normal("perturbation"), images[: len(batch)]
-        inputs[f"{name}/matched"] = matched(batch, clean, normal, norm=threat.norm, epsilon=threat.epsilon)
+        own = settings["threats"].get(name, {"norm": threat.norm, "epsilon": threat.epsilon})
+        inputs[f"{name}/matched"] = matched(batch, clean, normal, norm=own["norm"], epsilon=own["epsilon"])
     return inputs
 
 

@@ -183,7 +183,7 @@ def test_batches_of_a_judgement(dataset: Dataset, purifier: Purifier, calls: Cou
     images, _, ids = dataset.take("test", 6)
     for name, n, step in (("fixed", 5, 0.1), ("transfer", 6, -0.1)):
         write_adversarial((images[:n] + torch.where(images[:n] < 0.5, 0.1, step)).clamp(0, 1), ids[:n], tmp_path / name)
-    known = {"known_images": 3, "known_draws": 2, "pool": 2, "pools": {"fixed": 3}}
+    known = {"known_images": 3, "known_draws": 2, "pool": 2, "pools": {"fixed": 3}, "threats": {}}
     settings = {**EVALUATION, "images": 6, "draws": 3, "samples": 2, **known}
     attacks = {name: tmp_path / name for name in ("fixed", "transfer")}
     purify_images(dataset, guarded(purifier), attacks, settings, rows=tmp_path / "rows", samples=tmp_path / "samples")

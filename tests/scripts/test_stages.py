@@ -32,7 +32,7 @@ CLASSIFIER = {
     **{"widths": [4], "steps": 3, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0, "warmup": 1, "shift": 1}
 }
 EVALUATION = {"seed": 0, "device": "cpu", "batch_size": 4, "subset": "test", "norm": "linf", "epsilon": 0.1}
-JUDGED = {"known_images": 0, "known_draws": 2, "pool": 2, "pools": {}}
+JUDGED = {"known_images": 0, "known_draws": 2, "pool": 2, "pools": {}, "threats": {}}
 ATTACK = {
     **{
         "kind": "pgd",
@@ -146,7 +146,9 @@ def test_rows_are_judged_under_every_knowledge(dataset: Dataset, tmp_path: Path)
     attack_images(dataset, defence, {**ATTACK, "stop_when_broken": False}, EVALUATION, 1e9, output=tmp_path / "a")
     settings = {**EVALUATION, "images": 5, "draws": 3, "samples": 1, "known_images": 4, "known_draws": 2, "pool": 2}
     rows, attacks = tmp_path / "rows.parquet", {"fixed": tmp_path / "a", "semi": tmp_path / "a"}
-    purify_images(dataset, defence, attacks, {**settings, "pools": {"semi": 3}}, rows=rows, samples=tmp_path / "s")
+    purify_images(
+        dataset, defence, attacks, {**settings, "pools": {"semi": 3}, "threats": {}}, rows=rows, samples=tmp_path / "s"
+    )
     fresh = NoiseSource(0, "evaluation", dataset.shape)
     known = {name: shared_noise(fresh, knowledge=name, pool=3) for name in KNOWLEDGE}
     for row in pd.read_parquet(rows).itertuples():
