@@ -216,6 +216,13 @@ def test_pairs_share_their_draws_and_renew_them(curved: Setting) -> None:
     assert draws == [0, 1, 0, 1, 2, 3, 2, 3, 4, 5, 4, 5]
 
 
+def test_a_rejected_proposal_does_not_return_with_pairs(curved: Setting) -> None:
+    """With one fixed draw pairs see the same values as kept ones: both ways end with the same images."""
+    square = replace(SQUARE, stop_when_broken=False, queries=60)
+    kept, renewed = (curved.attacked(replace(square, paired=paired), "linf", 0.05) for paired in (False, True))
+    assert torch.equal(kept.adversarial, renewed.adversarial)
+
+
 # --- AutoAttack
 
 
