@@ -77,7 +77,7 @@ def test_every_kind_of_attack_has_a_cost() -> None:
 @pytest.mark.parametrize(
     ("entry", "known"),
     [("denoiser", {*NETWORKS}), ("classifier", {"python", *TRAININGS, *PUBLISHED} - {*NETWORKS})],
-    ids=str,
+    ids=["denoiser", "classifier"],
 )
 def test_every_kind_of_network_can_be_made_untrained(entry: str, known: set[str]) -> None:
     schema = yaml.safe_load((ROOT / "config" / "schema.yaml").read_text())

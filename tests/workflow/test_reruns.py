@@ -94,7 +94,7 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
         replace("purification/samplers.py", "sigma = eta *", "sigma = 1.0 * eta *"),
         {"attack_images ddim_50 fixed", "purify_images ddim_50", "measure_compression ddim_50", *JUDGED, *AUDITED},
     ),
-    "loss that no attack uses": (replace("purification/defence.py", "return others", "return +others"), AUDITED),
+    "loss that no attack uses": (replace("purification/defence.py", "return margin(", "return +margin("), set()),
     "method": (
         replace("purification/reporting/rows.py", "return pd.DataFrame(rows)", "return +pd.DataFrame(rows)"),
         {"render_figures_budget", "render_figures_compression_robustness", *TABLED},
