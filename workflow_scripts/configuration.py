@@ -117,7 +117,8 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if evaluation[key] > evaluation[most]:
             yield f"evaluation.{key}: expected at most {most} = {evaluation[most]}, got {evaluation[key]} — lower it"
     size = evaluated_images(config)
-    sizes = {"evaluation": evaluation["images"], **{f"attacks.{n}": a["images"] for n, a in attacks.items()}}
+    running = {config["base_attack"], config["transfer_attack"], *run["attacks"]} & {*attacks}
+    sizes = {"evaluation": evaluation["images"], **{f"attacks.{n}": attacks[n]["images"] for n in sorted(running)}}
     sizes |= {key: config[key]["images"] for key in SIZED}
     for key, count in sizes.items():
         if count > size:
