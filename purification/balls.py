@@ -81,16 +81,21 @@ def _towards(images: Tensor, delta: Tensor) -> Tensor:
     return torch.where(beyond, torch.nextafter(there, images), there).clamp(0.0, 1.0)
 
 
-def _steepest_l1(gradient: Tensor, current: Tensor, share: Tensor) -> Tensor:
-    """Signs of the `share` steepest pixels that can still move, of l1 length 1 (Tramer and Boneh 2019).
+def _ranks(values: Tensor) -> Tensor:
+    """Place of each value among those of its image, 0 for the largest."""
+    return values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
-    Steeper ones that the box stops are pushed on, so that the projection leaves them there.
+
+def _steepest_l1(gradient: Tensor, current: Tensor, share: Tensor) -> Tensor:
+    """Signs of the `share` steepest pixels but those that the box stops, of l1 length 1 (Tramer and Boneh 2019).
+
+    At least one pixel moves. Steeper ones that the box stops are pushed on, so that the projection leaves them there.
     """
     slope, signs = gradient.flatten(1), gradient.sign().flatten(1)
     stopped = ((current <= 0) & (gradient < 0) | (current >= 1) & (gradient > 0)).flatten(1)
-    rank = slope.abs().masked_fill(stopped, -1.0).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    count = (share * slope.shape[1]).round().clamp_min(1.0)
-    chosen = (rank < count[:, None]) & ~stopped
+    count = (share * slope.shape[1]).round().clamp_min(1.0)[:, None]
+    held = (stopped & (_ranks(slope.abs()) < count)).sum(dim=1, keepdim=True)
+    chosen = (_ranks(slope.abs().masked_fill(stopped, -1.0)) < (count - held).clamp_min(1.0)) & ~stopped
     moving = (chosen & (signs != 0)).sum(dim=1, keepdim=True).clamp_min(1)
     least = slope.abs().masked_fill(~chosen, torch.inf).amin(dim=1, keepdim=True)
     return (signs * (chosen | stopped & (slope.abs() >= least)) / moving).view(gradient.shape)

@@ -179,14 +179,14 @@ def test_an_attack_divides_its_batches_to_the_same_bits(defence: Defence, random
     """What batches of 8 see or how much memory there is changes nothing; the size of gradient batches is a setting."""
     pgd = PGD(
         steps=2, step_size=0.5, random_start=False, loss="ce", gradient="replay",
-        draws=draws, redraw=draws > 1, select="last", stop_when_broken=False,
+        draws=draws, redraw=draws > 1, select="last", stop_when_broken=False, restarts=1,
     )  # fmt: skip
 
     def attacked(batch_size: int, memory: float) -> AttackResult:
         x = random_tensor(7, 1, 8, 8)
         problem = Problem(
             replace(defence, batch_size=batch_size), x, torch.arange(7) % 4, list(range(7)),
-            threat=ThreatModel("linf", 0.05), source=SOURCE, start=SOURCE, memory=memory,
+            threat=ThreatModel("linf", 0.05), source=SOURCE, start=SOURCE, judge=SOURCE, judges=1, memory=memory,
         )  # fmt: skip
         return pgd_attack(problem, pgd)
 

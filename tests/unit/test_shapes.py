@@ -91,7 +91,16 @@ def assert_finite(value: Tensor | float, shape: tuple[int, ...] = ()) -> None:
 def test_purified_images_and_gradients(shape: Shape, entry: dict[str, Any], n: int, mode: str, kept: int) -> None:
     images, noise, purifier = numbers(n, *shape), NoiseSource(0, "fixed", shape)(range(n)), purifier_of(entry, shape)
     assert_finite(purify(purifier, images, noise), (n, *shape))
-    out = gradient(purifier, images, noise, lambda x: x.square().flatten(1).sum(dim=1), mode=mode, kept_steps=kept)
+    surrogate = purifier if mode == "surrogate" else None
+    out = gradient(
+        purifier,
+        images,
+        noise,
+        lambda x: x.square().flatten(1).sum(dim=1),
+        mode=mode,
+        kept_steps=kept,
+        surrogate=surrogate,
+    )
     assert_finite(out.values, (n,))
     assert_finite(out.gradient, (n, *shape))
 
