@@ -18,7 +18,7 @@ from torch import Tensor
 
 from purification import flawed_protocols as flawed
 from purification import statistics
-from purification.attacks import PGD, Problem, pgd_attack
+from purification.attacks import PGD, AutoAttack, Problem, auto_attack, pgd_attack
 from purification.defence import Defence
 from purification.journal import NO_JOURNAL
 from purification.knowledge import shared_noise
@@ -114,12 +114,23 @@ class Bench:
             draws=1 if known else c.draws, redraw=not known, select="last", stop_when_broken=False,
             restarts=1,
         )  # fmt: skip
-        problem = Problem(
-            self.defence, self.images, self.labels, self.ids, threat=ThreatModel("linf", c.epsilon),
-            source=self.noise("attack", knowledge), start=self.noise("start", "none"),
-            judge=self.noise("judge", knowledge), judges=1, memory=1e9,
+        return pgd_attack(self._problem(knowledge), replace(settings, **changes), NO_JOURNAL).adversarial
+
+    def auto_attacked(self) -> Tensor:
+        """Adversarial images of AutoAttack's `rand`, chosen on judging draws."""
+        c = self.control
+        settings = AutoAttack(
+            version="rand", steps=c.steps, restarts=1, rho=0.75, momentum=0.75, gradient="replay",
+            draws=c.draws, redraw=True,
         )  # fmt: skip
-        return pgd_attack(problem, replace(settings, **changes), NO_JOURNAL).adversarial
+        return auto_attack(self._problem("none"), settings).adversarial
+
+    def _problem(self, knowledge: str) -> Problem:
+        return Problem(
+            self.defence, self.images, self.labels, self.ids, threat=ThreatModel("linf", self.control.epsilon),
+            source=self.noise("attack", knowledge), start=self.noise("start", "none"),
+            judge=self.noise("judge", knowledge), judges=self.control.draws, memory=1e9,
+        )  # fmt: skip
 
     def predictions(self, images: Tensor, knowledge: str, draws: int, role: str = "evaluation") -> Array:
         """(n, draws) labels under this knowledge."""
@@ -140,8 +151,13 @@ def offered(on: Bench) -> list[Reported]:
     """The protocols of this project: images chosen on the attack's draws are judged on others, or on what is known."""
     c, labels = on.control, on.labels.numpy()
     found = []
-    for name, knowledge in (("PGD + EOT", "none"), ("PGD, noise known", "both")):
-        found += _on_fresh_draws(on, name, on.predictions(on.attacked(knowledge, c.steps), "none", c.fresh))
+    made = {
+        "PGD + EOT": on.attacked("none", c.steps),
+        "AutoAttack rand": on.auto_attacked(),
+        "PGD, noise known": on.attacked("both", c.steps),
+    }
+    for name, images in made.items():
+        found += _on_fresh_draws(on, name, on.predictions(images, "none", c.fresh))
     for knowledge, draws in (("forward", 1), ("semi", c.pool), ("both", 1)):
         changes = {"select": "best", "stop_when_broken": True} if knowledge == "both" else {}
         seen = on.predictions(on.attacked(knowledge, c.steps, **changes), knowledge, draws)

@@ -241,8 +241,8 @@ def test_versions_fit_the_randomness(change: dict[str, Any], message: str) -> No
 
 
 def test_chance_does_not_look_like_success(random_tensor: Numbers) -> None:
-    """A defence that is right on 85 of 100 draws whatever the image: pyautoattack's `rand` reports about 60 (its three
-    single draws), ours keeps it at 85 on draws that chose nothing."""
+    """A defence that is right on 85 of 100 draws whatever the image: the best of three restarts, chosen on judging
+    draws, is still right on 85 of 100 draws that chose nothing."""
 
     def chance(x: Tensor, noise: Any) -> Tensor:
         return 0 * x + noise.uniform("own")[:, :, :1, :1]
@@ -251,9 +251,7 @@ def test_chance_does_not_look_like_success(random_tensor: Numbers) -> None:
         FunctionPurifier(chance), lambda x: torch.stack([0.7 + x[:, 0, 0, 0], 0 * x[:, 0, 0, 0]], dim=1), 50
     )
     case = Setting(defence, random_tensor(150, *SHAPE), torch.zeros(150, dtype=torch.long), list(range(150)))
-    settings = replace(RAND, steps=2, draws=2)
     apgd = replace(AUTO_PGD, steps=2, draws=2, redraw=True, stop_when_broken=False, restarts=3)
-    assert settings.climb("ce", 1, 0).redraw
     out = case.attacked(apgd, "linf", 0.1, judges=5)
     fresh = replace(FIXED, role="evaluation")
     honest = sum(case.accuracy(out.adversarial, fresh, draw) for draw in range(20)) / 20
