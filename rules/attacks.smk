@@ -108,7 +108,7 @@ rule measure_attack_adequacy:
         options=config["attack_adequacy"],
         noise=config["gradient_noise"],
         evaluation=evaluation(**JUDGE, **GRADIENT),
-        code=code_of("measure_attack_adequacy", *VARIED_ATTACKS.values(), evaluation(**JUDGE)),
+        code=code_of("measure_attack_adequacy", *VARIED_ATTACKS.values(), config["gradient_noise"], evaluation(**JUDGE)),
     message:
         "Varying steps, restarts and draws of the attacks on {wildcards.purifier}"
     script:

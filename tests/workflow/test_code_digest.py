@@ -14,7 +14,9 @@ def settings_of(params: dict[str, Any]) -> list[Any]:
     """Settings that the rules pass to the hash of a job."""
     if "figure" in params:
         return [{"figure": params["figure"]}]
-    return [params[key] for key in ("purifier", "purifiers", "settings", "evaluation") if key in params]
+    return [
+        params[key] for key in ("purifier", "purifiers", "attacks", "settings", "noise", "evaluation") if key in params
+    ]
 
 
 def covers(reached: Mapping[tuple[str, ...], str], item: tuple[str, ...]) -> bool:

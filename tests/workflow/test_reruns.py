@@ -94,7 +94,11 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
         replace("purification/samplers.py", "sigma = eta *", "sigma = 1.0 * eta *"),
         {"attack_images ddim_50 fixed", "purify_images ddim_50", "measure_compression ddim_50", *JUDGED, *AUDITED},
     ),
-    "loss that no attack uses": (replace("purification/defence.py", "return margin(", "return +margin("), set()),
+    "loss of AutoAttack and of audits": (
+        replace("purification/defence.py", "return margin(", "return +margin("),
+        {"attack_images ddpm_150 autoattack", "attack_images ddpm_150 autoattack_rand", "purify_images ddpm_150"}
+        | {"measure_attack_adequacy ddpm_150", *JUDGED, *AUDITED},
+    ),
     "method": (
         replace("purification/reporting/rows.py", "return pd.DataFrame(rows)", "return +pd.DataFrame(rows)"),
         {"render_figures_budget", "render_figures_compression_robustness", *TABLED},
@@ -113,14 +117,14 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
         replace("workflow_scripts/fit_compression_robustness.py", "table = law", "table = 1 and law"),
         {"fit_compression_robustness", "render_report", *RELATION},
     ),
-    "sigmoid": (append("purification/fit.py", "\nprint()\n"), {"fit_compression_robustness", *TABLED, *RELATION}),
+    "module of the sigmoid": (append("purification/fit.py", "\nprint()\n"), CONCLUDED),
     "stage of one measurement": (
         append("workflow_scripts/measure_randomness.py", "\nprint()\n"),
         of("measure_randomness", RANDOMNESS) | {"render_figures_randomness"} | TABLED,
     ),
     "library module of one measurement": (
         append("purification/measure/audit.py", "\nprint()\n"),
-        AUDITED,
+        {"measure_attack_adequacy ddpm_150", *AUDITED},
     ),
     "own purifier": (
         append("linear.py", "\nX = 1\n"),
