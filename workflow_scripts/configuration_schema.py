@@ -33,7 +33,9 @@ Strict = validators.extend(Draft202012Validator, type_checker=_types)  # type: i
 
 def dotted(path: Iterable[str | int]) -> str:
     """("run", "sweep", 2) -> run.sweep[2]."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part or repr(part)}" for part in path).removeprefix(
+        "."
+    )
 
 
 def nearest(name: object, known: Iterable[str], otherwise: str = "") -> str:

@@ -29,6 +29,7 @@ def run(
 ) -> None:  # fmt: skip
     images, labels, _ = dataset.take("train")
     network = UNet2DModel.from_pretrained(base, low_cpu_mem_usage=False)
+    network.register_to_config(_name_or_path="")  # no path of this machine in what is saved
     table = Schedule(**settings["schedule"])
     averaged, loss = finetune_denoiser(images, labels, network, table, judge, settings, seed, journal)
     logger.info("loss %.4f in the first step, %.4f in the last", loss[0], loss[-1])

@@ -89,9 +89,11 @@ SMALL = yaml.safe_load((Path(__file__).parents[2] / "config" / "smoke.yaml").rea
 
 def toy(name: str) -> dict[str, Any]:
     """What the configuration of the smallest run says about numbers of images, steps and draws."""
-    keys = ("attacks", "evaluation", "distances", "randomness", "compression", "jacobian", "audit", "attack_strength")
-    config = {key: SMALL[key] for key in keys if key in SMALL}
-    config["attacks"] = {key: config["attacks"][key] for key in ("fixed", "transfer", "bpda", "eot")}
+    keys = ("evaluation", "distances", "randomness", "compression", "jacobian", "audit", "attack_strength")
+    config = {key: SMALL[key] for key in (*keys, "attack_adequacy", "gradient_noise") if key in SMALL}
+    ran = ("fixed", "transfer", "bpda", "eot", "one_draw", "adjoint", "surrogate", "semi")
+    config["attacks"] = {key: SMALL["attacks"][key] for key in ran if key in SMALL["attacks"]}
+    config["attacks"]["surrogate"]["surrogate_steps"] = 2
     config["purifiers"] = {f"ddpm_{t}": {"steps": 3} for t in (25, 50, 75, 100, 150)}
     return config
 
