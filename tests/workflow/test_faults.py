@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -101,7 +102,8 @@ def test_records_without_results_plan_everything_and_say_where_results_are(reade
     clone = reader.copy(tmp_path / "project")
     shutil.rmtree(clone.results(""))
     said = says(clone)
-    assert DONE not in said and "146 of 146 recorded results are missing" in said and "`dvc pull` fetches" in said
+    missing = re.search(r"(\d+) of (\d+) recorded results are missing", said)
+    assert DONE not in said and missing and missing[1] == missing[2] and "`dvc pull` fetches" in said
     clone.run("dvc", "checkout")
     assert clone.up_to_date()
 
