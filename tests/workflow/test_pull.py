@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -166,7 +167,7 @@ def test_the_reasons_are_told(reader: Clone, tmp_path: Path) -> None:
     clone = reader.copy(tmp_path / "project")
     CODE["own purifier"][0](clone.folder)
     said = clone.run("snakemake", "-n", "results/tables")
-    assert "linear.py is not what 6 results were made from" in said
+    assert re.search(r"linear\.py is not what \d+ results were made from", said)
     assert "Updated input files: linear.py" in said
     said = clone.run("make", "--old-file", "setup", f"BIN={Path(sys.executable).parent}", "status")
     assert "measure_compression: results/smoke/compression/linear.parquet: updated input files" in said
