@@ -18,6 +18,7 @@ rule attack_images:
         f"{RESULTS}/logs/attack_images/{{attack}}/{{purifier}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/attack_images/{{attack}}/{{purifier}}.tsv"
+    priority: 2  # the longest chain of a run: an attack begun last would keep one core waiting for it
     conda:
         "../envs/compute.yaml"
     params:
@@ -46,6 +47,7 @@ rule purify_images:
         f"{RESULTS}/logs/purify_images/{{purifier}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/purify_images/{{purifier}}.tsv"
+    priority: 1
     conda:
         "../envs/compute.yaml"
     params:
