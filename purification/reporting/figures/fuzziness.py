@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ LOOKS: dict[str, tuple[str, Any]] = {
     "bpda": (style.RED, (0, (1, 1.5))),
     "eot": (style.BLUE, "-"),
 }
-OTHER: tuple[str, Any] = (style.ORANGE, (0, (3, 1, 1, 1)))
+OTHERS = (style.ORANGE, style.PINK, style.BROWN, style.SKY, style.GREY)  # then again, dashed
 MOST = 4  # purifiers
 
 
@@ -37,15 +39,19 @@ def curves(rows: Rows, extras: Extras) -> Figure:
     chosen = shown(rows)
     if not chosen:
         return style.nothing()
-    width = style.WIDTH if len(chosen) > 1 else 0.62 * style.WIDTH
+    width = style.WIDTH if len(chosen) > 1 else 0.78 * style.WIDTH
     figure, axes = style.panels(1, len(chosen), height=2.6, width=width, sharey=True)
+    looks = _looks(dict.fromkeys(attack for purifier in chosen for attack in rows.attacks_on(purifier)))
     for axis, letter, purifier in zip(axes[0], "abcd", chosen, strict=False):
         style.title(axis, letter, style.label(rows, purifier))
         for number, attack in enumerate(rows.attacks_on(purifier)):
-            _curve(axis, rows, purifier, attack, -0.007 * number)
+            _curve(axis, rows, purifier, attack, looks[attack], -0.007 * number)
         axis.set(xlabel="probability τ to be fooled by a fresh draw", xlim=(-0.06, 1.02), ylim=(0, 1.02))
     axes[0, 0].set_ylabel("share of images fooled with\nprobability τ at most")
-    axes[0, -1].legend(loc="lower right", title="attack (images)")
+    entries = {
+        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    axes[0, -1].legend(entries.values(), entries, loc="center left", bbox_to_anchor=(1.0, 0.5), title="attack (images)")
     draws = len(rows.purified(chosen[0], "clean").varied.iloc[0]) if len(rows.purified(chosen[0], "clean")) else 0
     style.note(
         figure, f"{draws} fresh draws that chose nothing; steps of 1/{draws}; bars at τ = 0: 95 % Wilson intervals"
@@ -53,9 +59,15 @@ def curves(rows: Rows, extras: Extras) -> Figure:
     return figure
 
 
-def _curve(axis: Axes, rows: Rows, purifier: str, attack: str, place: float) -> None:
+def _looks(attacks: Iterable[str]) -> dict[str, tuple[str, Any]]:
+    """Colour and dashes of every attack: the usual ones their own, the others one colour each."""
+    others = cycle(product(("-", (0, (3, 1, 1, 1))), OTHERS))
+    return {attack: LOOKS.get(attack) or next((colour, dashes) for dashes, colour in others) for attack in attacks}
+
+
+def _curve(axis: Axes, rows: Rows, purifier: str, attack: str, look: tuple[str, Any], place: float) -> None:
     values = fuzziness(rows.purified(purifier, attack))
-    colour, dashes = LOOKS.get(attack, OTHER)
+    colour, dashes = look
     levels = np.unique(np.concatenate([[0.0, 1.0], values]))
     shares = [share_up_to(values, level).value for level in levels]
     axis.step(levels, shares, where="post", color=colour, linestyle=dashes, label=f"{attack} ({len(values)})")
