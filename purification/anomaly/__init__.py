@@ -1,0 +1,1 @@
+"""Anomaly detection by reconstruction (AdvRAD): error maps, detectors, certificates, and what they are tried on."""
