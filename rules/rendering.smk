@@ -16,6 +16,7 @@ TABLES = [
     "attack_strength",
     "attack_adequacy",
     "gradient_noise",
+    "defences",
     "paired",
     "ledger",
     "ladder",

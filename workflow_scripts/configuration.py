@@ -48,6 +48,9 @@ def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
             yield f"run.{key}", name, purifiers
     for name in run["ladder"]:
         yield "run.ladder", name, config["attacks"]
+    for name, other in run["comparison"].items():
+        yield "run.comparison", name, purifiers
+        yield f"run.comparison.{name}", other, purifiers
     for attack, names in run["attacks"].items():
         yield "run.attacks", attack, config["attacks"]
         for name in names:
@@ -110,6 +113,7 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"run.ladder: expected {wanted}, got {attack!r} — add it to run.attacks.{attack} or remove it here"
     measured = {key: run[key] for key in MEASURED}
     measured |= {f"attacks.{attack}": names for attack, names in run["attacks"].items()}
+    measured |= {"comparison": [*run["comparison"], *run["comparison"].values()]}
     for key, names in measured.items():
         for name in sorted(set(names) - evaluated):
             yield f"run.{key}: expected purifiers of run.sweep or run.controls, got {name!r} — add it there"

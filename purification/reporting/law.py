@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
-from purification.fit import FORMS, Fit, fit_sigmoid, leave_one_out
+from purification.fit import FORMS, Fit, Prediction, fit_sigmoid, leave_one_out
 from purification.reporting.rows import Rows, columns
 from purification.statistics import CONFIDENCE
 
@@ -97,6 +99,30 @@ def _parameters(fitted: Fit) -> dict[str, Any]:
     for i, name in enumerate(fitted.names):
         record |= {name: fitted.parameters[i], f"{name}_low": fitted.low[i], f"{name}_high": fitted.high[i]}
     return record
+
+
+def expected(table: pd.DataFrame, plain: Sequence[str], *, level: float) -> dict[str, Prediction]:
+    """What the sigmoid of some purifiers gives for every point; of one of them, fitted to the others.
+
+    The interval covers `level` under a Student law with the spread of the leave-one-out residuals of `plain`.
+    Empty with fewer than `MINIMUM_POINTS` of them.
+    """
+    known = table[table.purifier.isin(plain)]
+    if len(known) < MINIMUM_POINTS:
+        return {}
+    made = leave_one_out(
+        list(known.purifier), {"compression": list(known.compression)}, list(known.robust),
+        [int(v) for v in known.robust_n], clean=clean_reference(known), level=level,
+    )  # fmt: skip
+    found = {each.purifier: each for each in made if each.predictor == "compression"}
+    spread = math.sqrt(np.mean([(each.observed - each.predicted) ** 2 for each in found.values()]))
+    width, fitted = float(student.ppf(0.5 + level / 2, len(found))) * spread, fit(known, "scaled")
+    for point in table[~table.purifier.isin(plain)].itertuples():
+        middle = float(np.clip(fitted.predict(np.array([point.compression]))[0], 0.0, 1.0))
+        low, high = max(middle - width, 0.0), min(middle + width, 1.0)
+        name, robust = str(point.purifier), float(point.robust)
+        found[name] = Prediction("compression", name, robust, middle, low, high)
+    return found
 
 
 def predictions(rows: Rows, table: pd.DataFrame) -> pd.DataFrame:

@@ -16,11 +16,12 @@ def paired(rows: Rows) -> pd.DataFrame:
     """Difference of two accuracies with its bootstrap interval over images, and the exact McNemar test.
 
     purifiers  every purifier of the sweep against the headline: base attack (frozen noise), transfer (fresh draws)
+    defences   those of run.comparison against what they are compared with: clean images and every attack on both
     settings   of the purifiers of run.varied: every attack, judged under what it knows, against the base attack, and
                against its own controls under the same judgement
     """
     records = []
-    for (purifier, attack, judged_by), (other, control, by) in [*_between_purifiers(rows), *_between_settings(rows)]:
+    for (purifier, attack, judged_by), (other, control, by) in _sides(rows):
         record = {"purifier": purifier, "attack": attack, "judged_by": judged_by}
         record |= {"against": other, "against_attack": control, "against_judged_by": by}
         found = compared(rows, _judged(rows, purifier, attack, judged_by), _judged(rows, other, control, by))
@@ -34,11 +35,23 @@ def _judged(rows: Rows, purifier: str, attack: str, judged_by: str) -> tuple[pd.
     return rows.purified(purifier, name), f"{control}_{judged_by}" if control else judged_by
 
 
+def _sides(rows: Rows) -> Iterator[tuple[Side, Side]]:
+    yield from dict.fromkeys([*_between_purifiers(rows), *_between_defences(rows), *_between_settings(rows)])
+
+
 def _between_purifiers(rows: Rows) -> Iterator[tuple[Side, Side]]:
     for purifier in rows.settings["run"]["sweep"]:
         for attack, judged_by in ((rows.base_attack, "fixed"), ("transfer", "varied")):
             if purifier != rows.headline:
                 yield (purifier, attack, judged_by), (rows.headline, attack, judged_by)
+
+
+def _between_defences(rows: Rows) -> Iterator[tuple[Side, Side]]:
+    for defence, other in rows.settings["run"]["comparison"].items():
+        for attack in rows.attacks_on(defence):
+            if attack in rows.attacks_on(other):
+                judged_by = JUDGED[knowledge_of(rows, attack)]
+                yield (defence, attack, judged_by), (other, attack, judged_by)
 
 
 def _between_settings(rows: Rows) -> Iterator[tuple[Side, Side]]:

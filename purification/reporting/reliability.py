@@ -92,6 +92,7 @@ RELIES: dict[str, Callable[[Rows, Mapping[str, Any]], Iterable[str]]] = {
     "gradient_noise": lambda rows, row: [row["purifier"]],
     "attack_strength": lambda rows, row: [row["purifier"]],
     "ledger": lambda rows, row: [row["purifier"]] if row["attack"] != "none" else [],
+    "defences": lambda rows, row: [row["purifier"], row["against"]],
     "paired": lambda rows, row: [row["purifier"], row["against"]],
     "ladder": lambda rows, row: [row["purifier"]],
     "expectations": lambda rows, row: [row["purifier"]],

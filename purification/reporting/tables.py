@@ -12,6 +12,7 @@ from purification.index_lists import index_hash
 from purification.reporting import law
 from purification.reporting.adequacy import attack_adequacy, gradient_noise
 from purification.reporting.claims import judge_all
+from purification.reporting.comparison import defences
 from purification.reporting.controls import controls
 from purification.reporting.examination import attack_checks
 from purification.reporting.fuzzy import fuzzy
@@ -221,6 +222,7 @@ TABLES: dict[str, Callable[[Rows], pd.DataFrame]] = {
     "attack_strength": attack_strength,
     "attack_adequacy": attack_adequacy,
     "gradient_noise": gradient_noise,
+    "defences": defences,
     "paired": paired,
     "ledger": ledger,
     "ladder": ladder,

@@ -17,7 +17,7 @@ SETTINGS: dict[str, Any] = {
     "seed": 0,
     "base_attack": "fixed",
     "attacks": ATTACKS,
-    "run": {"headline": "a", "sweep": ["a", "b"], "varied": ["a"]},
+    "run": {"headline": "a", "sweep": ["a", "b"], "varied": ["a"], "comparison": {}},
     "evaluation": {"worst_of": 2, "votes": 3, "vote_subsets": 4, "resamples": 200},
 }
 

@@ -395,6 +395,14 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         entry("run.attacks", adjoint=["ddpm_25"]),
         "run.ladder: expected attacks that run on the headline 'ddpm_150', got 'adjoint'",
     ),
+    "unknown purifier compared": (
+        entry("run", comparison={"ddim_20": "ddpm_150"}),
+        "run.comparison: expected a known name, got 'ddim_20'",
+    ),
+    "compared with what is not evaluated": (
+        entry("run", comparison={"blur": "ddpm_150"}, controls=["identity", "constant", "wiener", "ddpm_0"]),
+        "run.comparison: expected purifiers of run.sweep or run.controls, got 'blur'",
+    ),
     "unknown rung": (entry("run", ladder=["eott"]), "run.ladder: expected a known name, got 'eott'"),
     "base attack twice": (
         entry("run.attacks", fixed=["ddpm_25"]),

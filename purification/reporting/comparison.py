@@ -1,0 +1,89 @@
+"""Defences beside what each must be compared with: every estimand, the paired tests, and the law of the plain ones."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+
+from purification.fit import Prediction
+from purification.reporting import law
+from purification.reporting.protocol import JUDGED, compared, estimands, share_correct
+from purification.reporting.rows import Rows, columns
+from purification.statistics import Estimate
+
+EXACT = ("replay", "autograd")  # gradients of what runs
+UNKNOWN, PARTIAL = "none", ("forward", "reverse")  # what an attack knows of the two noises
+
+
+def defences(rows: Rows) -> pd.DataFrame:
+    """One row per purifier of `run.comparison`, compared or compared with.
+
+    clean                 mean over fresh draws
+    avg, wor_N, mv_K      attack that knows no noise (the one with the most draws), on fresh draws
+    fixed                 base attack, all noise known;  forward, reverse: one of the two noises known
+    <name>_difference     to the purifier in `against`, on the same images: bootstrap interval, exact McNemar test
+    law                   robust accuracy that the sigmoid of the plain purifiers of the sweep gives at the compression
+                          rate, with its prediction interval; of a plain purifier, fitted without it
+    """
+    against = rows.settings["run"]["comparison"]
+    chosen = list(dict.fromkeys(chain(against.values(), against)))
+    expected = law.expected(law.points(rows), plain(rows), level=rows.settings["fit"]["level"])
+    records = [_row(rows, name, against.get(name, ""), expected.get(name)) for name in chosen]
+    return pd.DataFrame(records) if records else pd.DataFrame(columns=["purifier", "against"])
+
+
+def plain(rows: Rows) -> list[str]:
+    """Purifiers of the sweep that nothing guides and whose denoiser was not fine-tuned."""
+    entries, denoisers = rows.settings["purifiers"], rows.settings["denoisers"]
+    diffusion = [name for name in rows.settings["run"]["sweep"] if entries[name]["kind"] == "diffusion"]
+    return [name for name in diffusion if denoisers[entries[name]["denoiser"]]["kind"] != "finetuned"]
+
+
+def sides(rows: Rows, purifier: str) -> dict[str, tuple[str, str]]:
+    """What purifiers are compared in -> (attack, column of labels); only what was run."""
+    found = {"clean": ("clean", JUDGED[UNKNOWN]), "fixed": (rows.base_attack, "fixed")}
+    for name, knowledge in (("avg", UNKNOWN), *((known, known) for known in PARTIAL)):
+        if attack := _attack(rows, purifier, knowledge):
+            found[name] = (attack, JUDGED[knowledge])
+    return found
+
+
+def _attack(rows: Rows, purifier: str, knowledge: str) -> str | None:
+    """The attack with this knowledge of the noise, exact gradients and the most draws."""
+    run = {name: rows.settings["attacks"][name] for name in rows.settings["run"]["attacks"]}
+    known = {
+        name: int(entry.get("draws", 1))
+        for name, entry in run.items()
+        if entry["knowledge"] == knowledge and entry.get("gradient") in EXACT and name in rows.attacks_on(purifier)
+    }
+    return max(known, key=known.__getitem__) if known else None
+
+
+def _row(rows: Rows, purifier: str, against: str, expected: Prediction | None) -> dict[str, Any]:
+    own, other = sides(rows, purifier), sides(rows, against) if against else {}
+    record: dict[str, Any] = {"purifier": purifier, "against": against}
+    for name, estimate in _accuracies(rows, purifier, own).items():
+        record |= columns(name, estimate)
+    for name in (name for name in own if name in other):
+        pair = ((rows.purified(p, attack), by) for p, (attack, by) in ((purifier, own[name]), (against, other[name])))
+        record |= {f"{name}_{key}": value for key, value in compared(rows, *pair).items()}
+    record |= columns("compression", rows.compression(purifier))
+    if expected:
+        record |= {"law": expected.predicted, "law_low": expected.low, "law_high": expected.high}
+        record["on_the_law"] = expected.low <= expected.observed <= expected.high
+    return record
+
+
+def _accuracies(rows: Rows, purifier: str, judged: dict[str, tuple[str, str]]) -> dict[str, Estimate]:
+    found: dict[str, Estimate] = {}
+    for name, (attack, column) in judged.items():
+        frame = rows.purified(purifier, attack)
+        if name == "fixed":
+            found[name] = rows.fixed(purifier, attack)
+        elif name == "avg":
+            found |= {key: value for key, value in estimands(rows, frame).items() if key != "fixed"}
+        elif len(shares := share_correct(frame, column)):
+            found[name] = rows.mean(shares)
+    return found
