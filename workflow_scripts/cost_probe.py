@@ -40,7 +40,7 @@ from purification.models.denoisers import (
     fit_stationary,
     network_epsilon,
 )
-from purification.models.loading import ARCHITECTURES, PUBLISHED
+from purification.models.loading import ARCHITECTURES, PREDICTORS, PUBLISHED
 from purification.models.published import convert_classifier
 from purification.models.published_denoisers import convert_denoiser
 from purification.models.unet import UNet
@@ -164,7 +164,8 @@ def _finetuned(entry: Mapping[str, Any], lab: Laboratory, dtype: torch.dtype) ->
 
 def _converted(entry: Mapping[str, Any], lab: Laboratory, dtype: torch.dtype) -> Epsilon:
     config, _ = convert_denoiser(entry, lab.data.shape[0])
-    return network_epsilon(ARCHITECTURES[config.get("kind", "unet")](config).to(lab.device, dtype))
+    kind = config.get("kind", "unet")
+    return PREDICTORS[kind](ARCHITECTURES[kind](config).to(lab.device, dtype))
 
 
 def _gaussian(entry: Mapping[str, Any], lab: Laboratory, dtype: torch.dtype) -> Epsilon:
@@ -183,6 +184,7 @@ NETWORKS: dict[str, Callable[[Mapping[str, Any], Laboratory, torch.dtype], Epsil
     "diffusers": _converted,
     "guided_diffusion": _converted,
     "score_sde": _converted,
+    "edm": _converted,
     "gaussian": _gaussian,
     "stationary": _stationary,
 }

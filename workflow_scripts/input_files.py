@@ -12,7 +12,7 @@ from purification.readers.cifar import BINARIES, PICKLES
 CIFAR = {"cifar_python": PICKLES, "cifar_binary": BINARIES}
 FETCH = "correct the path, or `make retrieve`"
 PUBLISHED = ("cifar_resnet", "wide_resnet", "imagenet_resnet", "vision_transformer", "huggingface")  # classifiers
-PUBLISHED_DENOISERS = ("diffusers", "guided_diffusion", "score_sde")
+PUBLISHED_DENOISERS = ("diffusers", "guided_diffusion", "score_sde", "edm")
 
 
 def _places(entry: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
@@ -64,7 +64,7 @@ def weight_files(entry: Mapping[str, Any]) -> list[str]:
 
 def architecture_of(entry: Mapping[str, Any]) -> str:
     """What network a denoiser entry ends as: its own kind, or diffusers' U-Net."""
-    return str(entry["kind"]) if entry["kind"] in ("guided_diffusion", "score_sde") else "unet"
+    return str(entry["kind"]) if entry["kind"] in ("guided_diffusion", "score_sde", "edm") else "unet"
 
 
 def _classifier_problems(config: Mapping[str, Any]) -> Iterator[str]:

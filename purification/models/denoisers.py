@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from purification.models.classifiers import Classifier
-from purification.schedule import Level, Schedule
+from purification.schedule import Level, Schedule, sigma_equivalent
 
 Epsilon = Callable[[Tensor, Level], Tensor]
 
@@ -42,6 +42,17 @@ def network_epsilon(network: nn.Module) -> Epsilon:
     def epsilon(u: Tensor, level: Level) -> Tensor:
         out: Tensor = network(u, level.position)
         return out if out.shape == u.shape else out[:, : u.shape[1]]
+
+    return epsilon
+
+
+def preconditioned_epsilon(network: nn.Module) -> Epsilon:
+    """Noise predictor of a frozen network that takes the standard deviation of the noise per unit of signal."""
+    network.eval().requires_grad_(False)
+
+    def epsilon(u: Tensor, level: Level) -> Tensor:
+        out: Tensor = network(u, sigma_equivalent(level.alpha_bar))
+        return out
 
     return epsilon
 

@@ -13,7 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from purification.models.classifiers import Classifier, ResidualNetwork
-from purification.models.denoisers import Denoiser, GaussianEpsilon, StationaryEpsilon, network_epsilon
+from purification.models.denoisers import (
+    Denoiser,
+    Epsilon,
+    GaussianEpsilon,
+    StationaryEpsilon,
+    network_epsilon,
+    preconditioned_epsilon,
+)
+from purification.models.edm_unet import EdmUNet
 from purification.models.guided_unet import GuidedUNet
 from purification.models.published import published_network
 from purification.models.score_unet import ScoreUNet
@@ -90,6 +98,13 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "unet": UNet.from_config,
     "guided_diffusion": GuidedUNet,
     "score_sde": ScoreUNet,
+    "edm": EdmUNet,
+}
+PREDICTORS: dict[str, Callable[[nn.Module], Epsilon]] = {
+    "unet": network_epsilon,
+    "guided_diffusion": network_epsilon,
+    "score_sde": network_epsilon,
+    "edm": preconditioned_epsilon,
 }
 
 
@@ -106,4 +121,4 @@ def load_denoiser(folder: Path, schedule: Mapping[str, Any], device: torch.devic
     architecture = config.get("kind", "unet")
     network = ARCHITECTURES[architecture](config)
     _fill(network, weights, folder)
-    return Denoiser(network_epsilon(network.to(device, dtype)), table)
+    return Denoiser(PREDICTORS[architecture](network.to(device, dtype)), table)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from purification.models.edm_unet import FILTER, from_released, released_layout
 from purification.models.guided_unet import GuidedUNet
 from purification.models.score_unet import ScoreUNet
 from purification.models.unet import UNet
@@ -18,6 +19,11 @@ ADVICE = "correct the entry's sizes, or fetch the file of this network"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 SCHEDULERS = ("scheduler_config.json", "scheduler/scheduler_config.json", "../scheduler/scheduler_config.json")
 OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+EDM_SAVE = (
+    "python -c \"import pickle, torch; torch.save(dict(pickle.load(open('NETWORK.pkl', 'rb'))['ema'].state_dict()), "
+    "'edm.pt')\" in a checkout of github.com/NVlabs/edm"
+)
+AUGMENTED = "map_augment.weight"  # of labels that only training gives
 Converted = tuple[dict[str, Any], dict[str, Tensor]]
 
 
@@ -102,10 +108,30 @@ def _score_sde(settings: Mapping[str, Any], channels: int) -> Converted:
     return config, matched(state, ScoreUNet(config).state_dict(), path, ADVICE)
 
 
+def _unfiltered(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The state without its filters, which must be the mean of 2x2 pixels, and without the weight of augmentation."""
+    for name, value in state.items():
+        if name.endswith(FILTER) and (value.shape != (1, 1, 2, 2) or bool((value != 0.25).any())):
+            raise ValueError(
+                f"expected filters of 2x2 equal numbers in {path}, got another in {name!r} — fetch a network of the "
+                "architecture DDPM++ (`vp`), NCSN++ is not read"
+            )
+    return {name: value for name, value in state.items() if not name.endswith(FILTER) and name != AUGMENTED}
+
+
+def _edm(settings: Mapping[str, Any], channels: int) -> Converted:
+    path = Path(settings["path"])
+    config = {key: value for key, value in settings.items() if key not in ("path", "branch", "schedule")}
+    config["channels"] = channels
+    state = _unfiltered(state_of(read_checkpoint(path, save=EDM_SAVE), path, settings.get("branch")), path)
+    return config, from_released(matched(state, released_layout(config), path, ADVICE), config)
+
+
 CONVERTERS: dict[str, Callable[[Mapping[str, Any], int], Converted]] = {
     "diffusers": _diffusers,
     "guided_diffusion": _guided_diffusion,
     "score_sde": _score_sde,
+    "edm": _edm,
 }
 
 

@@ -123,16 +123,20 @@ class ScoreUNet(nn.Module):
         modules += [_norm(current), nn.Conv2d(current, channels, 3, padding=1)]
         self.all_modules, self.plan = nn.ModuleList(modules), tuple(plan)
 
-    def embed(self, index: float) -> Tensor:
-        """SiLU of the time embedding of one noise index, (1, 4 * width)."""
+    def embed(self, labels: Tensor) -> Tensor:
+        """SiLU of the embedding of time labels (B,) float32, (B, 4 * width)."""
         half, weight = self.width // 2, cast(Tensor, self.all_modules[0].weight)
         exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=weight.device) / (half - 1)
-        angles = LABEL * (float(index) + 1.0) / self.train_steps * torch.exp(exponent)
-        features = torch.cat([torch.sin(angles), torch.cos(angles)])[None].to(weight.dtype)
+        angles = labels[:, None] * torch.exp(exponent)
+        features = torch.cat([torch.sin(angles), torch.cos(angles)], dim=1).to(weight.dtype)
         return F.silu(self.all_modules[1](F.silu(self.all_modules[0](features))))
 
     def forward(self, u: Tensor, index: float) -> Tensor:
-        time, modules = self.embed(index), list(self.all_modules)
+        return self.labelled(u, torch.tensor([LABEL * (float(index) + 1.0) / self.train_steps], device=u.device))
+
+    def labelled(self, u: Tensor, labels: Tensor) -> Tensor:
+        """The same at time labels (B,) or (1,), float32."""
+        time, modules = self.embed(labels), list(self.all_modules)
         x = modules[2](u)
         skips = [x]
         for module, action in zip(modules[3:-2], self.plan, strict=True):

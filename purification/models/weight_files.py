@@ -30,9 +30,10 @@ def _check_content(path: Path) -> None:
         raise ValueError(f"expected weights in {path}, got an empty file — fetch it again")
 
 
-def read_checkpoint(path: Path) -> Any:
+def read_checkpoint(path: Path, save: str = SAVE) -> Any:
     """Content of a .safetensors file or of a file of `torch.save`, plain tensors, numbers and containers only.
 
+    save  the command that makes such a file, for who has another
     Raises ValueError that tells a web page, a truncated file, and a file that wants to execute code apart.
     """
     _check_content(path)
@@ -45,7 +46,7 @@ def read_checkpoint(path: Path) -> Any:
         said = " ".join((lines or str(error).splitlines() or ["no reason"])[0].split())
         raise ValueError(
             f"expected plain tensors in {path}, got a file that needs more to be read ({said}) — if you trust its "
-            f"origin, load it where it was made and save its state dict: {SAVE}"
+            f"origin, load it where it was made and save its state dict: {save}"
         ) from error
     except Exception as error:  # a damaged file can raise anything
         said = " ".join(str(error).split())[:120]
