@@ -33,7 +33,7 @@ class Batch:
     images      (B, C, H, W) on [-1, 1]
     labels      (B,)
     alpha_bars  (B, 1, 1, 1), float64
-    positions   (B,) in the schedule, as the network takes them
+    positions   (B,) as the network takes them: in the schedule, or noise per unit of signal
     end         abar of the level that purification starts from (ADBM)
     rng         all randomness of the step
     """
@@ -273,19 +273,77 @@ ENDS: dict[str, Callable[..., tuple[Any, float]]] = {
     "adbm": below_start,
 }
 
+Drawn = tuple[np.ndarray, np.ndarray, float]  # positions (B,), abar (B,), abar of the level purification starts from
+
+
+def uniform(rng: np.random.Generator, count: int, schedule: Schedule, settings: Mapping[str, Any]) -> Drawn:
+    """Levels uniform in index or time below the ends of the method."""
+    ends, end = ENDS[settings["method"]](rng, count, settings["training"], schedule.train_steps)
+    levels = LEVELS[settings["levels"]]
+    positions, alpha_bars = levels(schedule, ends * (1.0 - rng.random(count)))
+    _, last = levels(schedule, np.array([end]))
+    return positions, alpha_bars, float(last[0])
+
+
+def lognormal(rng: np.random.Generator, count: int, schedule: Schedule, settings: Mapping[str, Any]) -> Drawn:
+    """ln sigma ~ N(mean, deviation^2), sigma = sqrt((1 - abar) / abar) (EDM, Karras et al. 2022, table 1)."""
+    mean, deviation = settings["training"]["log_sigma"]
+    sigmas = np.exp(mean + deviation * rng.standard_normal(count))
+    positions = np.array([schedule.position_of(sigma) for sigma in sigmas])
+    return positions, 1.0 / (1.0 + sigmas**2), schedule.level_at(1.0).alpha_bar
+
+
+DRAWS: dict[str, Callable[[np.random.Generator, int, Schedule, Mapping[str, Any]], Drawn]] = {
+    "discrete": uniform,
+    "continuous": uniform,
+    "edm": lognormal,
+}
+
+
+def no_weight(alpha_bars: Tensor, settings: Mapping[str, Any]) -> Tensor | None:
+    """Every error of the noise counts alike (Ho et al. 2020)."""
+    return None
+
+
+def edm_weight(alpha_bars: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    """(sigma^2 + s^2) / s^2, s = sigma_data: of the noise what EDM's lambda(sigma) is of the clean image.
+
+    lambda ||D - u_0||^2 = (sigma^2 + s^2) / (sigma s)^2 ||D - u_0||^2, and D - u_0 = -sigma (eps_predicted - eps).
+    """
+    square: float = settings["sigma_data"] ** 2
+    return ((1.0 - alpha_bars) / alpha_bars + square) / square
+
+
+WEIGHTS: dict[str, Callable[[Tensor, Mapping[str, Any]], Tensor | None]] = {
+    "discrete": no_weight,
+    "continuous": no_weight,
+    "edm": edm_weight,
+}
+
+
+def as_index(positions: Tensor, alpha_bars: Tensor) -> Tensor:
+    """Positions in the schedule, of networks that take these."""
+    return positions
+
+
+def as_sigma(positions: Tensor, alpha_bars: Tensor) -> Tensor:
+    """Noise per unit of signal sqrt((1 - abar) / abar), of networks that take this."""
+    return ((1.0 - alpha_bars) / alpha_bars).sqrt()
+
+
+POSITIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"unet": as_index, "edm": as_sigma}
+
 
 def batch_of(
     images: Tensor, labels: Tensor, schedule: Schedule, settings: Mapping[str, Any], rng: np.random.Generator
 ) -> Batch:
     """Images in [0, 1] drawn with replacement, each at a level of its own."""
     chosen = torch.from_numpy(rng.integers(0, len(images), settings["training"]["batch_size"]))
-    ends, end = ENDS[settings["method"]](rng, len(chosen), settings["training"], schedule.train_steps)
-    levels = LEVELS[settings["levels"]]
-    positions, alpha_bars = levels(schedule, ends * (1.0 - rng.random(len(chosen))))
-    _, last = levels(schedule, np.array([end]))
-    spread_out = torch.from_numpy(alpha_bars).view(-1, 1, 1, 1)
+    drawn, drawn_bars, end = DRAWS[settings["levels"]](rng, len(chosen), schedule, settings)
+    alpha_bars = torch.from_numpy(drawn_bars)
+    positions = POSITIONS[settings["architecture"]](torch.from_numpy(drawn), alpha_bars)
     clean = 2.0 * images[chosen] - 1.0
-    return Batch(clean, labels[chosen], spread_out, torch.from_numpy(positions), float(last[0]), rng)
+    return Batch(clean, labels[chosen], alpha_bars.view(-1, 1, 1, 1), positions, end, rng)
 
 
 def finetune_denoiser(
@@ -300,7 +358,8 @@ def finetune_denoiser(
 ) -> tuple[Network, list[float]]:
     """Fine-tune a diffusers-style network(u, position).sample with the method of a `kind: finetuned` entry.
 
-    images are in [0, 1]; returns the exponential moving average of the network and the loss per step.
+    The entry's `architecture` says what a position is. images are in [0, 1].
+    Returns the exponential moving average of the network and the loss per step.
     A training of the same arguments goes on from the state that `journal` kept, to the same bits.
     """
     make = METHODS[settings["method"]]
@@ -309,10 +368,11 @@ def finetune_denoiser(
         predicted: Tensor = network(noisy, positions).sample
         return predicted
 
-    def example(step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def example(step: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         batch = batch_of(images, labels, schedule, settings, generator(seed, "training", "finetuned", step=step))
         with evaluating(network):
             noisy, target = make(batch, predict, classifier, settings.get("adversary", {}))
-        return noisy, batch.positions, target
+        weight = WEIGHTS[settings["levels"]](batch.alpha_bars, settings["training"])
+        return noisy, batch.positions, target, None if weight is None else weight.to(target)
 
     return predict_noise(network, example, settings["training"], "fine-tune denoiser", journal)

@@ -52,6 +52,16 @@ class Schedule:
         alpha_bar = math.exp(-(low * time + 0.5 * (high - low) * time**2))
         return Level(max(self.train_steps * time - 1.0, 0.0), alpha_bar)
 
+    def position_of(self, sigma: float) -> float:
+        """Continuous position of the level with noise `sigma` per unit of signal, kept within 0 and T - 1.
+
+        abar = 1 / (1 + sigma^2) at the time t with low t + (high - low) t^2 / 2 = ln(1 + sigma^2), at position T t - 1.
+        """
+        low, high = self.beta_start * self.train_steps, self.beta_end * self.train_steps
+        total = math.log1p(sigma**2)
+        time = 2.0 * total / (low + math.sqrt(low**2 + 2.0 * (high - low) * total))
+        return min(max(self.train_steps * time - 1.0, 0.0), self.train_steps - 1.0)
+
 
 def sigma_equivalent(alpha_bar: float) -> float:
     """Noise standard deviation per unit of signal, sqrt((1 - abar) / abar), on [-1, 1] images."""

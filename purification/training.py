@@ -21,7 +21,7 @@ from purification.progress import track
 from purification.schedule import Schedule
 
 Network = TypeVar("Network", bound=nn.Module)
-Example = Callable[[int], tuple[Tensor, Tensor, Tensor]]
+Example = Callable[[int], tuple[Tensor, Tensor, Tensor, Tensor | None]]
 Objective = Callable[[ResidualNetwork, Tensor, Tensor, np.random.Generator], Tensor]
 
 
@@ -159,12 +159,20 @@ def sample_indices(rng: np.random.Generator, count: int, settings: Mapping[str, 
     return torch.from_numpy((rng.random(count) * high).astype(np.int64))
 
 
+def squared_error(predicted: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean over all pixels of weight (predicted - target)^2; weight (B, 1, 1, 1), or 1."""
+    if weight is None:
+        return F.mse_loss(predicted, target)
+    return (weight * (predicted - target).square()).mean()
+
+
 def predict_noise(
     network: Network, example: Example, settings: Mapping[str, Any], label: str, journal: Journal
 ) -> tuple[Network, list[float]]:
     """Mean squared error training of a diffusers-style network(u, position).sample on the examples of every step.
 
-    example(step) -> noisy images (B, C, H, W), their positions in the schedule (B,), the noise to predict (B, C, H, W)
+    example(step) -> noisy images (B, C, H, W), their positions as the network takes them (B,), the noise to predict
+                     (B, C, H, W), and the weight of each image's squared error (B, 1, 1, 1), 1 where there is none
 
     Returns the exponential moving average of the network in evaluation mode and the loss per step.
     """
@@ -176,8 +184,8 @@ def predict_noise(
     losses = _resume(modules, optimiser, saved)
     network.train()
     for step in track(range(settings["steps"]), label, len(losses)):
-        noisy, positions, target = example(step)
-        loss = _finite(F.mse_loss(network(noisy, positions).sample, target), step)
+        noisy, positions, target, weight = example(step)
+        loss = _finite(squared_error(network(noisy, positions).sample, target, weight), step)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), settings["gradient_clip"])
@@ -205,13 +213,13 @@ def train_denoiser(
     root = torch.from_numpy(np.sqrt(schedule.alpha_bars)).float()
     rest = torch.from_numpy(np.sqrt(1.0 - schedule.alpha_bars)).float()
 
-    def example(step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def example(step: int) -> tuple[Tensor, Tensor, Tensor, None]:
         rng = generator(seed, "training", "denoiser", step=step)
         chosen = torch.from_numpy(rng.integers(0, len(images), settings["batch_size"]))
         index = sample_indices(rng, len(chosen), settings, schedule.train_steps)
         u0 = 2.0 * images[chosen] - 1.0
         eps = torch.from_numpy(rng.standard_normal(u0.shape, dtype=np.float32))
         scale, noise_scale = root[index].view(-1, 1, 1, 1), rest[index].view(-1, 1, 1, 1)
-        return scale * u0 + noise_scale * eps, index, eps
+        return scale * u0 + noise_scale * eps, index, eps, None
 
     return predict_noise(network, example, settings, "train denoiser", journal)

@@ -101,8 +101,13 @@ def purifier_settings(name):
     entry = dict(config["purifiers"][name])
     if "denoiser" in entry:
         entry["schedule"] = config["denoisers"][entry["denoiser"]]["schedule"]
-        entry["architecture"] = architecture_of(config["denoisers"][entry["denoiser"]])
+        entry["architecture"] = architecture_of(entry["denoiser"], config["denoisers"])
     return entry
+
+
+def tuned_settings(name):
+    """Entry of a fine-tuned denoiser with the architecture of its base."""
+    return {**config["denoisers"][name], "architecture": architecture_of(name, config["denoisers"])}
 
 
 def teacher_of(wildcards):

@@ -128,10 +128,10 @@ rule finetune_denoiser:
     conda:
         "../envs/compute.yaml"
     params:
-        settings=lookup("denoisers/{denoiser}", within=config),
+        settings=lambda wildcards: tuned_settings(wildcards.denoiser),
         classifier=lambda wildcards: teacher_of(wildcards),
         seed=config["seed"],
-        code=lambda wildcards: code("finetune_denoiser", config["denoisers"][wildcards.denoiser], JUDGE),
+        code=lambda wildcards: code("finetune_denoiser", tuned_settings(wildcards.denoiser), JUDGE),
     message:
         "Fine-tuning denoiser {wildcards.denoiser}"
     script:

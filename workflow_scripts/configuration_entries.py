@@ -10,7 +10,7 @@ from purification.samplers import SAMPLERS, Step
 from purification.schedule import Schedule
 
 DIGITS = 1797  # images of scikit-learn's digits
-TRAINABLE = ("unet", "diffusers")  # kinds of denoisers whose folder diffusers can open
+TRAINABLE = ("unet", "diffusers", "edm")  # kinds of denoisers that training can go on from
 WINDOW = 11  # pixels of a window of SSIM (purification.guidance)
 LEAST_SIGNAL = 1e-12  # alpha_bar at t*: below it the data estimate is numerical noise
 
@@ -65,7 +65,8 @@ def _finetuning_problems(config: Mapping[str, Any]) -> Iterator[str]:
             continue
         key, base, most = f"denoisers.{name}", denoisers[entry["base"]], entry["schedule"]["train_steps"]
         if base["kind"] not in TRAINABLE:
-            wanted = f"a denoiser of kind {' or '.join(TRAINABLE)}, got {entry['base']!r} of kind {base['kind']}"
+            kinds = f"{', '.join(TRAINABLE[:-1])} or {TRAINABLE[-1]}"
+            wanted = f"a denoiser of kind {kinds}, got {entry['base']!r} of kind {base['kind']}"
             yield f"{key}.base: expected {wanted} — its network is what training goes on from"
         elif base["schedule"] != entry["schedule"]:
             yield f"{key}.schedule: expected that of its base {entry['base']!r}, got another — write the same"

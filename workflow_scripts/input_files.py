@@ -62,8 +62,11 @@ def weight_files(entry: Mapping[str, Any]) -> list[str]:
     return sorted(str(file) for file in folder.glob("*") if file.suffix in (".json", ".safetensors", ".bin"))
 
 
-def architecture_of(entry: Mapping[str, Any]) -> str:
-    """What network a denoiser entry ends as: its own kind, or diffusers' U-Net."""
+def architecture_of(name: str, denoisers: Mapping[str, Any]) -> str:
+    """What network a denoiser ends as: its own kind, that of its base, or diffusers' U-Net."""
+    entry = denoisers[name]
+    if "base" in entry:
+        return architecture_of(entry["base"], denoisers)
     return str(entry["kind"]) if entry["kind"] in ("guided_diffusion", "score_sde", "edm") else "unet"
 
 

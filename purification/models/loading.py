@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -106,6 +107,25 @@ PREDICTORS: dict[str, Callable[[nn.Module], Epsilon]] = {
     "score_sde": network_epsilon,
     "edm": preconditioned_epsilon,
 }
+
+
+class Sampled(nn.Module):
+    """A network in diffusers' way to call it: network(u, position).sample."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, u: Tensor, positions: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=self.network(u, positions))
+
+
+def load_trainable(folder: Path) -> tuple[dict[str, Any], Sampled]:
+    """Configuration and network of a converted denoiser, in float32 with gradients."""
+    config, weights = _read(folder, torch.device("cpu"))
+    network = ARCHITECTURES[config["kind"]](config)
+    _fill(network, weights, folder)
+    return config, Sampled(network)
 
 
 def load_denoiser(folder: Path, schedule: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Denoiser:

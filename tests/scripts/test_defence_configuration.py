@@ -32,6 +32,7 @@ TRAINING = {
     "ema": 0.9,
 }
 LOW = {"low_fraction": 0.5, "low_below": 200}
+EDM = {"log_sigma": [-1.2, 1.2], "sigma_data": 0.5}
 BALL = {"iterations": 3, "epsilon": 0.1, "step_size": 1.0}
 ADDT = {"iterations": 5, "objective": "class", "mapping": "ranks", "mix": "preserving", "strength": 0.1, "limit": 0.3}
 TUNED = {
@@ -112,7 +113,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown base": (denoiser(base="unit"), "denoisers.mine.base: expected a known name, got 'unit'"),
     "base without a network": (
         denoiser(base="gaussian"),
-        "denoisers.mine.base: expected a denoiser of kind unet or diffusers",
+        "denoisers.mine.base: expected a denoiser of kind unet, diffusers or edm",
     ),
     "schedule of another": (
         denoiser(schedule={**TUNED["schedule"], "beta_end": 0.01}),
@@ -128,6 +129,22 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "levels of another method": (
         denoiser(method="adbm", adversary=BALL),
         "denoisers.mine.training.start: expected",
+    ),
+    "levels of EDM without their distribution": (
+        denoiser(levels="edm", training=TRAINING),
+        "denoisers.mine.training.log_sigma: expected",
+    ),
+    "levels of EDM with those of indices": (
+        denoiser(levels="edm", training={**TRAINING, **LOW, **EDM}),
+        "denoisers.mine.training.low_fraction: expected no such key",
+    ),
+    "indices with levels of EDM": (
+        denoiser(training={**TRAINING, **LOW, **EDM}),
+        "denoisers.mine.training.log_sigma: expected no such key",
+    ),
+    "a bridge on levels of EDM": (
+        denoiser(levels="edm", method="adbm", adversary=BALL, training={**TRAINING, **EDM, "start": [1, 2]}),
+        "denoisers.mine.method: expected one of none, addt, linf_addt",
     ),
     "starts in disorder": (
         denoiser(method="adbm", adversary=BALL, training={**TRAINING, "start": [200, 100]}),
@@ -145,6 +162,7 @@ GOOD = {
     "ADDT": denoiser(method="addt", adversary=ADDT),
     "Linf-ADDT": denoiser(method="linf_addt", adversary={**BALL, "limit": 10.0}),
     "ADBM": denoiser(method="adbm", adversary=BALL, training={**TRAINING, "start": [100, 200]}),
+    "ADDT in EDM": denoiser(levels="edm", method="addt", adversary=ADDT, training={**TRAINING, **EDM}),
     "guided": purifier(GUIDED),
     "ssim": purifier(GUIDED, guidance={**GUIDANCE, "distance": "ssim"}),
     "ADBM's indices": purifier(DEFAULT["purifiers"]["ddim_100"], noise_index=100),

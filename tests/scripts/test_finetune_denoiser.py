@@ -14,8 +14,10 @@ from diffusers import UNet2DModel
 
 from purification.data import Dataset
 from purification.journal import Journal
+from purification.models.edm_unet import EdmUNet
 from purification.models.loading import load_denoiser, save_model
 from purification.models.published_denoisers import convert_denoiser
+from purification.schedule import Level
 from purification.training import initialise
 from workflow_scripts.finetune_denoiser import run
 from workflow_scripts.journal import FileJournal
@@ -37,6 +39,7 @@ def entry(method: str = "addt") -> dict[str, Any]:
         "ema": 0.5, "low_fraction": 1.0, "low_below": 200,
     }  # fmt: skip
     found = {"kind": "finetuned", "base": "unet", "schedule": SCHEDULE, "levels": "discrete", "training": training}
+    found |= {"architecture": "unet"}
     return {**found, "method": "none"} if method == "none" else {**found, "method": method, "adversary": ADDT}
 
 
@@ -122,6 +125,33 @@ def test_training_goes_on_from_published_weights(finetune: Callable[..., Path], 
     again = finetune("again")
     for name in FILES[1:]:
         assert (trained / name).read_bytes() == (again / name).read_bytes(), name
+
+
+def test_a_network_of_edm_is_tuned_in_its_own_parameterisation(tmp_path: Path) -> None:
+    config = {
+        "kind": "edm", "size": 8, "channels": 1, "width": 8, "multipliers": [1, 1], "layers": 1, "attention": [4],
+        "sigma_data": 0.5,
+    }  # fmt: skip
+    network = initialise(lambda: EdmUNet(config), 0)
+    for name in ("base", "tuned"):
+        (tmp_path / name).mkdir()
+    save_model(tmp_path / "base", config, network.state_dict())
+    images = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    dataset = Dataset(images, torch.arange(12) % 3, {"train": list(range(10))})
+    training = {key: value for key, value in entry()["training"].items() if not key.startswith("low")}
+    training |= {"log_sigma": [-1.2, 1.2], "sigma_data": 0.5}
+    settings = {**entry(), "base": "edm", "architecture": "edm", "levels": "edm", "training": training}
+    paths = {"losses": tmp_path / "losses", "record": tmp_path / "training.json", "card": tmp_path / "README.md"}
+    run(dataset, settings, tmp_path / "base", judge, 5, name="tuned", folder=tmp_path / "tuned", **paths)
+    level = Level(0.0, 0.9)
+    tuned, base = (
+        load_denoiser(tmp_path / name, SCHEDULE, torch.device("cpu"), torch.float32).epsilon(images, level)
+        for name in ("tuned", "base")
+    )
+    assert json.loads((tmp_path / "tuned" / "config.json").read_text()) == config
+    assert 0 < float((tuned - base).abs().max()) < 1
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert json.loads((tmp_path / "training.json").read_text())["parameters"] == count
 
 
 class Killed(FileJournal):

@@ -211,7 +211,7 @@ def _changed(change: Callable[[State], Any]) -> Callable[[Path], None]:
 
 
 def _pickled(folder: Path) -> None:
-    (folder / "edm.pt").write_bytes(pickle.dumps({"ema": made(folder)[0].state}))
+    (folder / "edm.pt").write_bytes(pickle.dumps({"ema": made(folder)[0].state}, protocol=2))
 
 
 QKV = "enc.8x8_block0.qkv.weight"

@@ -55,7 +55,7 @@ every = pytest.mark.parametrize("method", METHODS)
 
 def entry(method: str, **adversary: Any) -> dict[str, Any]:
     training = {**TRAINING, **TIMES[method]}
-    found = {"method": method, "levels": "discrete", "training": training}
+    found = {"method": method, "levels": "discrete", "architecture": "unet", "training": training}
     return found if method == "none" else {**found, "adversary": {**ADVERSARIES[method], **adversary}}
 
 

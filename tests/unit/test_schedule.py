@@ -88,3 +88,16 @@ def test_the_clean_image_is_index_minus_one(schedule: Schedule) -> None:
 def test_levels_outside_the_schedule_are_refused(schedule: Schedule, index: int) -> None:
     with pytest.raises(ValueError, match=rf"expected a noise index in -1\.\.999, got {index}"):
         schedule.level(index)
+
+
+@pytest.mark.parametrize("betas", [(1e-4, 0.02), (0.01, 0.01)])
+@pytest.mark.parametrize("time", [0.002, 0.1, 0.5, 1.0])
+def test_the_position_of_a_noise_level_is_that_of_its_time(betas: tuple[float, float], time: float) -> None:
+    schedule = Schedule(*betas, 1000)
+    level = schedule.level_at(time)
+    assert schedule.position_of(sigma_equivalent(level.alpha_bar)) == pytest.approx(level.position, rel=1e-9)
+
+
+def test_positions_stay_within_the_schedule() -> None:
+    schedule = Schedule(1e-4, 0.02, 1000)
+    assert schedule.position_of(1e-6) == 0.0 and schedule.position_of(1e6) == 999.0
