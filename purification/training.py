@@ -25,6 +25,11 @@ Example = Callable[[int], tuple[Tensor, Tensor, Tensor, Tensor | None]]
 Objective = Callable[[ResidualNetwork, Tensor, Tensor, np.random.Generator], Tensor]
 
 
+def evaluations(steps: int) -> dict[str, int]:
+    """Passes of one batch through the network in a whole plain training."""
+    return {"network_forward": steps, "network_backward": steps}
+
+
 def initialise(build: Callable[[], Network], seed: int) -> Network:
     """Build a network with its initial weights drawn from `seed`; the global generator is left as it was."""
     with torch.random.fork_rng():

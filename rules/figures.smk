@@ -16,9 +16,17 @@ FIGURES = {
     "training": [],
 }
 HEADLINE = config["run"]["headline"]
-USED = {config["purifiers"][name].get("denoiser") for name in EVALUATED}
-TRAINED = ([("classifiers", config["classifier"])] if CHOSEN["kind"] == "residual" else []) + [
-    ("denoisers", name) for name, entry in config["denoisers"].items() if entry["kind"] == "unet" and name in USED
+ENTRIES = [config["purifiers"][name] for name in EVALUATED]
+DENOISERS = {entry["denoiser"] for entry in ENTRIES if "denoiser" in entry}
+USED = {
+    "classifiers": {config["classifier"], *(entry.get("guidance", {}).get("network") for entry in ENTRIES)},
+    "denoisers": DENOISERS | {config["denoisers"][name].get("base") for name in DENOISERS},
+}
+TRAINED = [  # networks that jobs of this run train
+    (kind, name)
+    for kind, used in USED.items()
+    for name, entry in config[kind].items()
+    if name in used and entry["kind"] in ("residual", "robust", "unet", "finetuned")
 ]
 FIGURE_FILES = {
     "compression_robustness": {"fitted": list(FITTED.values())},

@@ -35,6 +35,8 @@ rule train_classifier:
         config=f"{RESULTS}/models/classifiers/{{classifier}}/{NETWORK_FILES[0]}",
         weights=f"{RESULTS}/models/classifiers/{{classifier}}/{NETWORK_FILES[1]}",
         losses=f"{RESULTS}/models/classifiers/{{classifier}}/losses.parquet",
+        record=f"{RESULTS}/models/classifiers/{{classifier}}/training.json",
+        card=f"{RESULTS}/models/classifiers/{{classifier}}/README.md",
     log:
         f"{RESULTS}/logs/train_classifier/{{classifier}}.log",
     benchmark:
@@ -89,6 +91,8 @@ rule train_denoiser:
         config=f"{RESULTS}/models/denoisers/{{denoiser}}/{NETWORK_FILES[0]}",
         weights=f"{RESULTS}/models/denoisers/{{denoiser}}/{NETWORK_FILES[1]}",
         losses=f"{RESULTS}/models/denoisers/{{denoiser}}/losses.parquet",
+        record=f"{RESULTS}/models/denoisers/{{denoiser}}/training.json",
+        card=f"{RESULTS}/models/denoisers/{{denoiser}}/README.md",
     log:
         f"{RESULTS}/logs/train_denoiser/{{denoiser}}.log",
     benchmark:

@@ -15,8 +15,8 @@ from workflow_scripts.job import write_text
 CARD = """# {name}
 
 A network of this project, made by {how}. It belongs to one configuration and one
-dataset; it is evidence about a method, not a defence to deploy. docs/defences.md of the project says what the method is
-and where it differs from its source.
+dataset; it is evidence about a method, not a defence to deploy. docs/methods.md and docs/defences.md of the project say
+what the method is and where it differs from its source.
 
 | | |
 |---|---|
@@ -27,7 +27,8 @@ and where it differs from its source.
 | loss | {first_loss:.4f} in the first step, {last_loss:.4f} in the last |
 | passes of a batch | {passes} |
 
-The loss of every step is in `losses.parquet`, all facts in `training.json`. Time and memory: the benchmark of the job.
+The loss of every step is in `losses.parquet` and drawn in the figure `training`, all facts are in `training.json`. Time
+and memory: the benchmark of the job.
 
 ## Settings
 

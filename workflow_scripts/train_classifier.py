@@ -9,10 +9,11 @@ import pandas as pd
 from purification.data import Dataset
 from purification.journal import NO_JOURNAL, Journal
 from purification.models.loading import save_model
-from purification.training import train_classifier
+from purification.training import evaluations, train_classifier
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.job import job, logger, replacing_in, write_rows
 from workflow_scripts.journal import resuming
+from workflow_scripts.model_cards import training_record, write_card
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def run(
     dataset: Dataset, settings: Mapping[str, Any], seed: int, *,
-    folder: Path, losses: Path, journal: Journal = NO_JOURNAL,
+    name: str, folder: Path, losses: Path, record: Path, card: Path, journal: Journal = NO_JOURNAL,
 ) -> None:  # fmt: skip
     images, labels, _ = dataset.take("train")
     if int(labels.max()) + 1 < dataset.num_classes:
@@ -37,6 +38,9 @@ def run(
     with replacing_in(folder) as temporary:
         save_model(temporary, {**config, "widths": settings["widths"]}, network.state_dict())
     write_rows(pd.DataFrame({"step": range(len(loss)), "loss": loss}), losses)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    facts = training_record(images, labels, settings, seed, loss, count, evaluations(settings["steps"]))
+    write_card(name, "training on clean images", facts, record=record, card=card)
 
 
 if __name__ == "__main__":
@@ -45,7 +49,10 @@ if __name__ == "__main__":
             read_dataset(snakemake.input.images, snakemake.input.subsets),
             snakemake.params.settings,
             snakemake.params.seed,
+            name=snakemake.wildcards.classifier,
             folder=Path(snakemake.output.config).parent,
             losses=snakemake.output.losses,
+            record=snakemake.output.record,
+            card=snakemake.output.card,
             journal=kept,
         )

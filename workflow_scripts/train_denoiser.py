@@ -10,10 +10,11 @@ from diffusers import UNet2DModel
 from purification.data import Dataset
 from purification.journal import NO_JOURNAL, Journal
 from purification.schedule import Schedule
-from purification.training import initialise, train_denoiser
+from purification.training import evaluations, initialise, train_denoiser
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.job import job, logger, replacing_in, write_rows
 from workflow_scripts.journal import resuming
+from workflow_scripts.model_cards import training_record, write_card
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 def run(
     dataset: Dataset, settings: Mapping[str, Any], seed: int, *,
-    folder: Path, losses: Path, journal: Journal = NO_JOURNAL,
+    name: str, folder: Path, losses: Path, record: Path, card: Path, journal: Journal = NO_JOURNAL,
 ) -> None:  # fmt: skip
-    images, _, _ = dataset.take("train")
+    images, labels, _ = dataset.take("train")
     channels, size, _ = dataset.shape
     fixed = {"sample_size": size, "in_channels": channels, "out_channels": channels}
     network = initialise(lambda: UNet2DModel(**fixed, **settings["network"]), seed)
@@ -33,6 +34,9 @@ def run(
     with replacing_in(folder) as temporary:
         averaged.save_pretrained(temporary)
     write_rows(pd.DataFrame({"step": range(len(loss)), "loss": loss}), losses)
+    passes = evaluations(settings["training"]["steps"])
+    facts = training_record(images, labels, settings, seed, loss, network.num_parameters(), passes)
+    write_card(name, "noise prediction (Ho et al. 2020)", facts, record=record, card=card)
 
 
 if __name__ == "__main__":
@@ -41,7 +45,10 @@ if __name__ == "__main__":
             read_dataset(snakemake.input.images, snakemake.input.subsets),
             snakemake.params.settings,
             snakemake.params.seed,
+            name=snakemake.wildcards.denoiser,
             folder=Path(snakemake.output.config).parent,
             losses=snakemake.output.losses,
+            record=snakemake.output.record,
+            card=snakemake.output.card,
             journal=kept,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from snakemake.utils import update_config
 from purification import guidance
 from workflow_scripts import configuration_entries
 from workflow_scripts.configuration import problems
+from workflow_scripts.cost_plan import plan
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config" / "default.yaml").read_text())
@@ -204,3 +206,11 @@ def test_the_defences_of_the_project_are_accepted_and_judged_alike() -> None:
     shared = ("steps", "batch_size", "learning_rate", "ema")
     assert len({tuple(entry["training"][key] for key in shared) for entry in tuned.values()}) == 1
     assert {entry["method"] for entry in tuned.values()} == {"none", "addt", "adbm"}
+
+
+def test_the_loss_curves_of_everything_that_is_trained_are_drawn() -> None:
+    jobs = plan([ROOT / "config" / "defences.yaml"], "results/figures", ROOT / "Snakefile", forceall=True).jobs
+    drawn = next(job for job in jobs if job.rule == "render_figures_training").needs
+    trainings = {number for number, job in enumerate(jobs) if "train_" in job.rule or "finetune_" in job.rule}
+    assert set(drawn) == trainings
+    assert Counter(jobs[number].rule for number in drawn)["finetune_denoiser"] == 4

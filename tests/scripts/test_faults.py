@@ -346,8 +346,9 @@ def test_a_training_split_without_a_class_is_refused_before_training(tmp_path: P
         **{"widths": [4], "steps": 10**9, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.0},
         **{"warmup": 1, "shift": 1},
     }
+    beside = {key: tmp_path / key for key in ("losses", "record", "card")}
     with pytest.raises(ValueError, match="expected training images of 3 classes, got labels up to 1 — raise") as error:
-        train_classifier(dataset, training, 0, folder=tmp_path, losses=tmp_path / "losses.parquet")
+        train_classifier(dataset, training, 0, name="residual", folder=tmp_path, **beside)
     assert SENTENCE.fullmatch(str(error.value))
 
 
@@ -357,6 +358,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, dataset: D
         **{"warmup": 1, "shift": 1},
     }
     whole = Dataset(dataset.images, dataset.labels, {**dataset.subsets, "train": list(range(12))})
+    beside = {key: tmp_path / key for key in ("losses", "record", "card")}
     with pytest.raises(ValueError, match=r"expected a finite loss, got .* in step \d+ — lower learning_rate"):
-        train_classifier(whole, training, 0, folder=tmp_path, losses=tmp_path / "losses.parquet")
+        train_classifier(whole, training, 0, name="residual", folder=tmp_path, **beside)
     assert list(tmp_path.iterdir()) == []

@@ -22,6 +22,7 @@ from workflow_scripts.attack_images import attack_images
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import count_adversarial, read_adversarial, write_adversarial
 from workflow_scripts.job import job, replacing, write_text
+from workflow_scripts.model_cards import data_hash
 from workflow_scripts.prepare_dataset import prepare_dataset
 from workflow_scripts.purify_images import purify_images
 from workflow_scripts.render_tables import compact
@@ -100,12 +101,29 @@ def test_an_edited_index_list_is_refused(files: tuple[Path, Path]) -> None:
         read_dataset(*files)
 
 
+def beside(folder: Path) -> dict[str, Path]:
+    """What a training writes beside its network."""
+    return {"losses": folder / "losses.parquet", "record": folder / "training.json", "card": folder / "README.md"}
+
+
+def test_a_first_training_leaves_a_record_and_a_card(dataset: Dataset, tmp_path: Path) -> None:
+    train_classifier(dataset, CLASSIFIER, 7, name="residual", folder=tmp_path, **beside(tmp_path))
+    record, losses = json.loads((tmp_path / "training.json").read_text()), pd.read_parquet(tmp_path / "losses.parquet")
+    images, labels, _ = dataset.take("train")
+    assert record["data_sha256"] == data_hash(images, labels) and record["seed"] == 7
+    steps = CLASSIFIER["steps"]
+    assert record["passes"] == {"network_forward": steps, "network_backward": steps}
+    assert len(losses) == steps and [record["first_loss"], record["last_loss"]] == losses.loss.iloc[[0, -1]].tolist()
+    card = (tmp_path / "README.md").read_text()
+    assert "made by training on clean images" in card and record["data_sha256"] in card
+
+
 def test_training_writes_the_same_weights_every_time(dataset: Dataset, tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("a", "b")]
     for folder in folders:
         folder.mkdir()
-        train_classifier(dataset, CLASSIFIER, 0, folder=folder, losses=folder / "losses.parquet")
-    for name in ("config.json", "diffusion_pytorch_model.safetensors", "losses.parquet"):
+        train_classifier(dataset, CLASSIFIER, 0, name="residual", folder=folder, **beside(folder))
+    for name in ("config.json", "diffusion_pytorch_model.safetensors", "losses.parquet", "training.json", "README.md"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 

@@ -290,3 +290,12 @@ def test_purifiers_that_sampler_and_strength_do_not_tell_apart_keep_their_names(
     names = [style.label(rows, purifier) for purifier in (rows.headline, "tuned", "guided")]
     assert names[1:] == ["tuned", "guided"] and f"t* = {headline['t_star']}" in names[0]
     assert [style.plain(rows, purifier) for purifier in (rows.headline, "tuned", "guided")] == [True, False, False]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 30])
+def test_every_trained_network_has_its_loss_curve(count: int) -> None:
+    losses = {f"denoiser {k}": pd.DataFrame({"step": range(4), "loss": np.full(4, k + 1.0)}) for k in range(count)}
+    axes = draw("training", Rows({}, settings()), Extras({}, {}, losses)).axes
+    drawn = [axis for axis in axes if axis.lines]
+    assert [axis.get_title(loc="left").split("$  ")[1] for axis in drawn] == list(losses)
+    assert [axis.lines[0].get_ydata()[0] for axis in drawn] == [k + 1.0 for k in range(count)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from purification.reporting.figures.style import Extras
 from purification.reporting.rows import Rows
 from purification.statistics import Array
 
+ACROSS = 3  # loss curves beside each other
 SMOOTHING = 25  # steps of the centred running mean
 
 
@@ -105,11 +108,16 @@ def training(rows: Rows, extras: Extras) -> Figure:
     if not extras.losses:
         return style.nothing()
     count = len(extras.losses)
-    figure, axes = style.panels(1, count, height=2.2, width=min(style.WIDTH, 3.4 * count))
-    for axis, letter, (name, losses) in zip(axes[0], "abcdefgh", extras.losses.items(), strict=False):
-        style.title(axis, letter, name)
-        _loss(axis, losses)
-    axes[0, 0].set_ylabel("loss")
+    columns = min(count, ACROSS)
+    lines = math.ceil(count / columns)
+    figure, axes = style.panels(lines, columns, height=0.3 + 1.9 * lines, width=min(style.WIDTH, 3.4 * columns))
+    for number, (name, losses) in enumerate(extras.losses.items()):
+        style.title(axes.flat[number], ascii_lowercase[number % 26], name)
+        _loss(axes.flat[number], losses)
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    for axis in axes[:, 0]:
+        axis.set_ylabel("loss")
     style.note(figure, f"light: loss of each batch; dark: centred running mean over {SMOOTHING} steps")
     return figure
 
