@@ -1,11 +1,13 @@
 """Jacobian of the purifier at frozen noise: full singular spectrum, and the estimates that never form it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from purification.data import Dataset
@@ -14,6 +16,7 @@ from purification.journal import NO_JOURNAL, Journal
 from purification.measure import jacobian
 from purification.measure.randomness import probes_of
 from purification.purifiers import Purifier
+from purification.statistics import CONFIDENCE
 from workflow_scripts.clouds import cloud_purify
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_twins, noise_source
@@ -24,10 +27,41 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
+def whole(
+    pull: jacobian.Pull, pull_one: jacobian.Pull, forward: jacobian.Pull, image: Tensor, probes: Tensor, starts: Tensor,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Every singular value, and the trace."""
+    matrix = jacobian.full_jacobian(pull, image)
+    values, trace = jacobian.singular_values(matrix).numpy(), float(matrix.diagonal().double().sum())
+    weights = np.full(len(values), 1.0 / len(values))
+    return {
+        "singular_values": values, "weights": weights, "directions": 1,
+        "trace": trace, "trace_low": trace, "trace_high": trace,
+    }  # fmt: skip
+
+
+def sampled(
+    pull: jacobian.Pull, pull_one: jacobian.Pull, forward: jacobian.Pull, image: Tensor, probes: Tensor, starts: Tensor,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """The quadrature of the spectrum from every direction, and the trace from probes; the Jacobian is never formed."""
+    found = [jacobian.quadrature(pull_one, forward, start[None], steps=settings["iterations"]) for start in starts]
+    values, weights = (torch.cat(part).numpy() for part in zip(*found, strict=True))
+    trace, low, high = jacobian.interval(jacobian.trace_samples(pull, probes), CONFIDENCE)
+    return {
+        "singular_values": values, "weights": weights, "directions": len(starts),
+        "trace": trace, "trace_low": low, "trace_high": high,
+    }  # fmt: skip
+
+
+SPECTRA: dict[str, Callable[..., dict[str, Any]]] = {"full": whole, "matrix_free": sampled}
+
+
 def spectrum(
     purifier: Purifier, image: Tensor, identity: int, dataset: Dataset, settings: Mapping[str, Any], memory: float
 ) -> dict[str, Any]:
-    """Spectrum of one image, its matrix-free estimates, and the rms gain of small finite perturbations."""
+    """Spectrum of one image, whole or from random directions, matrix-free estimates, gain of small perturbations."""
     fixed, probe = (noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "probe"))
 
     def pull_of(size: int) -> jacobian.Pull:
@@ -35,23 +69,24 @@ def spectrum(
         return jacobian.pullback(purifier, image, identity, fixed, batch_size=size, mode="replay", kept_steps=kept)
 
     pull, pull_one = pull_of(settings["gradient_batch_size"]), pull_of(1)
-    matrix = jacobian.full_jacobian(pull, image)
     random = probe([identity] * settings["probes"], range(settings["probes"])).normal("hutchinson").flatten(1)
-    gains = jacobian.mean_square_gain(pull, random)
-    largest = jacobian.largest_gain(
-        pull_one,
-        lambda t: jacobian.push(purifier, image, identity, fixed, t),
-        random[:1],
-        iterations=settings["iterations"],
-    )
+    hutchinson, low, high = jacobian.interval(jacobian.mean_square_gain(pull, random), CONFIDENCE)
+
+    def forward(tangents: Tensor) -> Tensor:
+        return jacobian.push(purifier, image, identity, fixed, tangents)
+
+    starts = probe([identity] * settings["directions"], range(settings["directions"])).normal("lanczos").flatten(1)
+    known = SPECTRA[settings["spectrum"]](pull, pull_one, forward, image, random, starts, settings)
+    largest = jacobian.largest_gain(pull_one, forward, random[:1], iterations=settings["iterations"])
     small = probes_of(probe, identity, settings["probes"], settings["small_scale"] * settings["epsilon"])
     run = cloud_purify(purifier, identity, dataset, settings)
     moved = (run(image + small, [0] * len(small)) - run(image[None], [0])).flatten(1).double()
     return {
-        "singular_values": jacobian.singular_values(matrix).numpy(),
-        "trace": float(matrix.diagonal().double().sum()),
-        "hutchinson": float(gains.mean()),
-        "hutchinson_error": float(gains.std() / len(gains) ** 0.5),
+        **known,
+        "pixels": image.numel(),
+        "hutchinson": hutchinson,
+        "hutchinson_low": low,
+        "hutchinson_high": high,
         "largest_matrix_free": largest,
         "compression_small": float((moved.square().sum() / small.double().square().sum()).sqrt()),
     }

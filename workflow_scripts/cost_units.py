@@ -229,11 +229,14 @@ def _compute_jacobian(job: Job, context: Context) -> Work:
     settings, work = job.params["settings"], Work()
     pixels, size = math.prod(context.shape), context.gradients
     for entry in _twins(job, context):
-        work[Unit("pull", entry, size)] += context.blocks(pixels, size) + context.blocks(settings["probes"], size)
-        work[Unit("pull", entry, 1)] += settings["iterations"]
-        work[Unit("push", entry, 1)] += settings["iterations"]
+        full = settings["spectrum"] == "full"
+        formed, probed = context.blocks(pixels, size), context.blocks(settings["probes"], size)
+        work[Unit("pull", entry, size)] += probed + (formed if full else probed)
+        steps, directions = settings["iterations"], 0 if full else settings["directions"]
+        work[Unit("pull", entry, 1)] += steps + directions * (steps - 1)
+        work[Unit("push", entry, 1)] += steps + directions * steps
         work += _purify(context, entry, settings["probes"], context.batch)
-        work[Unit("spectrum")] += 1
+        work += Counter({Unit("spectrum"): 1} if full else {})
     return Counter({unit: settings["images"] * count for unit, count in work.items()})
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
+from scipy.stats import t as student
 from torch import Tensor
 
 from purification.batching import batches
@@ -17,6 +19,7 @@ from purification.gradients import gradient
 from purification.noise import NoiseSource
 from purification.purifiers import Purifier, purify
 
+TINY = 1e-7  # of the largest entry: the rest of a direction is rounding error
 Pull = Callable[[Tensor], Tensor]
 
 
@@ -58,6 +61,57 @@ def singular_values(jacobian: Tensor) -> Tensor:
     """Descending singular values, computed in float64."""
     values: Tensor = torch.linalg.svdvals(jacobian.double())
     return values
+
+
+def interval(samples: Tensor, confidence: float) -> tuple[float, float, float]:
+    """Mean of independent samples (k,), k >= 2, and Student's interval for their expectation."""
+    if len(samples) < 2:
+        raise ValueError(f"expected at least 2 samples for an interval, got {len(samples)} — raise their number")
+    mean, error = float(samples.mean()), float(samples.std() / len(samples) ** 0.5)
+    reach = error * float(student.ppf(0.5 + confidence / 2, len(samples) - 1))
+    return mean, mean - reach, mean + reach
+
+
+def trace_samples(pull: Pull, probes: Tensor) -> Tensor:
+    """Hutchinson samples of tr J, one per probe: v^T J v for E v v^T = I, (k,)."""
+    return (pull(probes) * probes).double().sum(dim=1)
+
+
+def _apart(vector: Tensor, others: list[Tensor]) -> Tensor:
+    """The part of a vector (1, D) that is orthogonal to orthonormal others."""
+    for _ in range(2):  # once leaves rounding errors behind
+        for other in others:
+            vector = vector - (vector * other).sum() * other
+    return vector
+
+
+def quadrature(pull: Pull, forward: Callable[[Tensor], Tensor], start: Tensor, *, steps: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights (steps,) with sum_i w_i g(s_i) ~ v^T g(sqrt(J^T J)) v, v = start / ||start||, start (1, D).
+
+    Golub-Kahan bidiagonalisation of J from v (Golub & Kahan 1965) with full orthogonalisation: the singular values of
+    the bidiagonal B, and the squares of the first entries of its right singular vectors (stochastic Lanczos quadrature;
+    Ubaru, Chen & Saad 2017). Over isotropic v the mean is (1/D) sum over all singular values of g. Exact for
+    polynomials in s^2 of degree below 2 steps, and for every g at D steps.
+    """
+    right, left = [start / start.norm()], list[Tensor]()
+    main, above = list[float](), list[float]()
+    for number in range(steps):
+        u = _apart(forward(right[-1]), left)
+        main.append(float(u.norm()))
+        if number == steps - 1 or main[-1] <= TINY * max(main):
+            break
+        left.append(u / main[-1])
+        v = _apart(pull(left[-1]), right)
+        above.append(float(v.norm()))
+        if above[-1] <= TINY * max(main):
+            above.pop()
+            break
+        right.append(v / above[-1])
+    entries = torch.tensor(main, dtype=torch.float64).diag()
+    entries += torch.diag(torch.tensor(above[: len(main) - 1], dtype=torch.float64), 1) if len(main) > 1 else 0.0
+    _, nodes, vectors = torch.linalg.svd(entries)
+    short = steps - len(nodes)
+    return F.pad(nodes, (0, short)), F.pad(vectors[:, 0].square(), (0, short))
 
 
 def mean_square_gain(pull: Pull, probes: Tensor) -> Tensor:

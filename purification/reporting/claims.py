@@ -19,6 +19,7 @@ from purification.reporting import law
 from purification.reporting.examination import attack_checks
 from purification.reporting.needed import interval_images, paired_images
 from purification.reporting.rows import Rows, fixed_correct, varied_correct
+from purification.reporting.spectra import means
 from purification.statistics import Array, Estimate
 
 CROSSOVER = 1.3  # A1 is asked only where the null model's own distance ratio exceeds this
@@ -74,7 +75,7 @@ def _claim(
 
 def _image_size(rows: Rows) -> int:
     """D, the number of singular values."""
-    return len(rows.frames["jacobian"].singular_values.iloc[0])
+    return int(rows.frames["jacobian"].pixels.iloc[0])
 
 
 def probe_size(rows: Rows) -> Claim:
@@ -187,10 +188,9 @@ def noise_dominates(rows: Rows) -> Claim:
 
 def spectrum(rows: Rows) -> Claim:
     """A9: most directions are compressed, few are amplified."""
-    values = np.stack(rows.select("jacobian", rows.headline).singular_values.to_list())
-    null = np.stack(rows.select("jacobian", rows.headline, "null").singular_values.to_list())
-    threshold = float((null < 0.25).mean()) - 0.15
-    small, large = rows.mean((values < 0.25).mean(axis=1)), rows.mean((values > 1.0).mean(axis=1))
+    frame, twin = rows.select("jacobian", rows.headline), rows.select("jacobian", rows.headline, "null")
+    threshold = float(means(twin, lambda values: values < 0.25)[0].mean()) - 0.15
+    small, large = (rows.mean(means(frame, of)[0]) for of in (lambda s: s < 0.25, lambda s: s > 1.0))
     above = f"{large.value:.4f} [{large.low:.4f}, {large.high:.4f}]"
     note = f"threshold is the null model's fraction - .15; fraction above 1: {above}"
     claim = _claim(
@@ -210,7 +210,7 @@ def spectrum(rows: Rows) -> Claim:
 def jacobian_agrees(rows: Rows) -> Claim:
     """A10: small finite perturbations are compressed by the rms singular value."""
     frame = rows.select("jacobian", rows.headline)
-    mean_square = np.array([np.square(values).mean() for values in frame.singular_values])
+    mean_square, _ = means(frame, np.square)
     estimate = rows.mean(np.sqrt(mean_square) / frame.compression_small - 1.0)
     note = "self-check: an identity in the limit; failure means a wrong Jacobian or noise that is not fixed"
     return _claim(

@@ -22,6 +22,7 @@ from purification.reporting.pairs import paired
 from purification.reporting.protocol import three, under_knowledge, with_controls
 from purification.reporting.reliability import audits
 from purification.reporting.rows import Rows, columns, fixed_correct
+from purification.reporting.spectra import joint_error, means
 
 CUTS = (0.25, 1.0)
 
@@ -118,21 +119,26 @@ def spectrum(rows: Rows) -> pd.DataFrame:
     """Singular values of the Jacobian at fixed noise, and the matrix-free estimates beside the full ones."""
     records = []
     for (purifier, model), frame in rows.frames["jacobian"].groupby(["purifier", "model"], sort=False):
-        values = np.stack(frame.singular_values.to_list())
-        mean_square = np.square(values).mean(axis=1)
+        below, below_error = means(frame, lambda values: values < CUTS[0])
+        above, above_error = means(frame, lambda values: values > CUTS[1])
+        largest = np.array([np.max(values) for values in frame.singular_values])
         records.append(
             {
                 "purifier": purifier,
                 "model": model,
                 "n": len(frame),
-                **three("below_0.25", rows.mean((values < CUTS[0]).mean(axis=1))),
-                **three("above_1", rows.mean((values > CUTS[1]).mean(axis=1))),
-                **three("rms", rows.mean(np.sqrt(mean_square))),
+                **three("below_0.25", rows.mean(below)),
+                "below_0.25_error": joint_error(below_error),
+                **three("above_1", rows.mean(above)),
+                "above_1_error": joint_error(above_error),
+                **three("rms", rows.mean(np.sqrt(means(frame, np.square)[0]))),
                 "rms_matrix_free": float(np.sqrt(frame.hutchinson).mean()),
+                "rms_matrix_free_low": float(np.sqrt(frame.hutchinson_low.clip(0)).mean()),
+                "rms_matrix_free_high": float(np.sqrt(frame.hutchinson_high).mean()),
                 "rms_small_probes": float(frame.compression_small.mean()),
-                "largest": float(values[:, 0].mean()),
+                "largest": float(largest.mean()),
                 "largest_matrix_free": float(frame.largest_matrix_free.mean()),
-                "trace_over_d": float((frame.trace / values.shape[1]).mean()),
+                "trace_over_d": float((frame.trace / frame.pixels).mean()),
             }
         )
     return pd.DataFrame(records)

@@ -25,6 +25,7 @@ from purification.purifiers import Purifier, make_purifier
 from purification.schedule import Schedule
 from workflow_scripts import attacking, clouds, compute_jacobian
 from workflow_scripts.attack_images import attack_images
+from workflow_scripts.compute_jacobian import SPECTRA
 from workflow_scripts.compute_jacobian import compute_jacobian as jacobians
 from workflow_scripts.cost_plan import Job, makespan, plan
 from workflow_scripts.cost_probe import NETWORKS, PROBES, TRAININGS, Laboratory, measure
@@ -213,8 +214,12 @@ def test_batches_of_a_cloud(
     assert len({unit.purifier for unit in work}) == 1 + null
 
 
-def test_products_of_a_jacobian(dataset: Dataset, purifier: Purifier, calls: Counter[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_products_of_a_jacobian(
+    spectrum: str, dataset: Dataset, purifier: Purifier, calls: Counter[str], tmp_path: Path
+) -> None:
     settings = {**EVALUATION, "images": 2, "probes": 5, "iterations": 3, "small_scale": 0.1, "gradient_batch_size": 3}
+    settings |= {"spectrum": spectrum, "directions": 2}
     jacobians(dataset, {"trained": purifier}, settings, 1e9, output=tmp_path / "rows")
     work = WORK["compute_jacobian"](job("j", purifier=DDPM, settings=settings), CONTEXT)
     for kind in ("pull", "push"):

@@ -248,7 +248,7 @@ def test_a_plan_made_before_another_run_is_refused(tmp_path: Path) -> None:
 SETTINGS: dict[str, Any] = {
     **{"seed": 0, "device": "cpu", "batch_size": 4, "gradient_batch_size": 4, "subset": "test", "norm": "linf"},
     **{"epsilon": 0.1, "images": 5, "samples": 3, "probe_scales": [0.5, 1.0]},
-    **{"probes": 3, "iterations": 2, "small_scale": 0.1},
+    **{"spectrum": "full", "directions": 2, "probes": 3, "iterations": 2, "small_scale": 0.1},
 }
 
 

@@ -101,7 +101,9 @@ def spectrum_row(factor: float) -> dict[str, Any]:
     values = factor * 1.2 * np.exp(-np.arange(SIDE**2) / 6.0)
     rms = float(np.sqrt(np.square(values).mean()))
     free = {"hutchinson": rms**2, "largest_matrix_free": values[0], "trace": values.sum()}
-    return {"singular_values": values, "compression_small": rms, **free}
+    free |= {"hutchinson_low": 0.9 * rms**2, "hutchinson_high": 1.1 * rms**2, "pixels": SIDE**2, "directions": 1}
+    weights = np.full(SIDE**2, 1 / SIDE**2)
+    return {"singular_values": values, "weights": weights, "compression_small": rms, **free}
 
 
 def strength(run: dict[str, Any], purifier: str, rng: np.random.Generator) -> pd.DataFrame:
