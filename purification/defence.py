@@ -72,6 +72,10 @@ def loss_of(loss: str, logits: Tensor, labels: Tensor, targets: Tensor | None) -
     return TARGETED_LOSSES[loss](logits, labels, targets)
 
 
+# results of a chain (B, ...), numbers of their images -> values (B,), logits (B, classes)
+Judge = Callable[[Tensor, list[int]], tuple[Tensor, Tensor]]
+
+
 @dataclass(frozen=True)
 class Defence:
     """purifier and classifier, both frozen; all methods take images (n, C, H, W) and their dataset indices.
@@ -140,17 +144,30 @@ class Defence:
 
         targets   classes (n,) of a targeted loss
         """
+
+        def judge(purified: Tensor, block: list[int]) -> tuple[Tensor, Tensor]:
+            logits = self.classifier(purified)
+            return loss_of(loss, logits, labels[block], None if targets is None else targets[block]), logits
+
+        return self.differentiate(self.purifier, images, ids, source, draw, judge, mode=mode, kept_steps=kept_steps)
+
+    def differentiate(
+        self, chain: Purifier, images: Tensor, ids: Sequence[int], source: NoiseSource, draw: int, judge: Judge, *,
+        mode: str, kept_steps: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Values (n,) of a judge at the results of a chain, their gradients at the images, and the labels it saw."""
         values, gradients, predictions = [], [], []
         options: dict[str, Any] = {"surrogate": self.surrogate} if mode == "surrogate" else {}
         for block, valid in batches(range(len(images)), self._differentiated):
             logits: list[Tensor] = []
 
-            def objective(purified: Tensor, block: list[int] = block, logits: list[Tensor] = logits) -> Tensor:
-                logits.append(self.classifier(purified))
-                return loss_of(loss, logits[-1], labels[block], None if targets is None else targets[block])
+            def objective(result: Tensor, block: list[int] = block, logits: list[Tensor] = logits) -> Tensor:
+                value, seen = judge(result, block)
+                logits.append(seen)
+                return value
 
             noise = source([ids[i] for i in block], draw)
-            out = gradient(self.purifier, images[block], noise, objective, mode=mode, kept_steps=kept_steps, **options)
+            out = gradient(chain, images[block], noise, objective, mode=mode, kept_steps=kept_steps, **options)
             values.append(out.values[:valid])
             gradients.append(out.gradient[:valid])
             predictions.append(logits[-1].detach().argmax(dim=1)[:valid])

@@ -24,10 +24,9 @@ from purification.attacks.problem import (
     run,
     search_from,
 )
+from purification.attacks.stepping import checkpoints
 from purification.journal import NO_JOURNAL, Journal
 
-# Percent of the steps: the first interval between checkpoints, its decrease, the shortest, and all of them under l1.
-FIRST, DECREASE, SHORTEST, SPARSE = 22, 3, 6, 4
 LENGTHS = {"linf": 2.0, "l2": 2.0, "l1": 1.0}  # of the first step, in units of epsilon
 # Under l1: share of the pixels moved at first, its division at checkpoints, the fall of sparsity that resets the step,
 # the division of the step otherwise, and how far it may fall.
@@ -106,20 +105,6 @@ def _begin(x: Tensor, problem: Problem) -> _Climb:
         last=zeros + torch.inf, rises=zeros.clone(), checked=zeros + torch.inf, halved=zeros == 0,
         spread=zeros + x[0].numel(),
     )  # fmt: skip
-
-
-def checkpoints(steps: int, norm: str) -> dict[int, int]:
-    """Iteration of every checkpoint -> iterations since the one before; 22, 41, 57, 70, 80, 87, 93, 99 of 100."""
-    interval, shortest = max(FIRST * steps // 100, 1), max(SHORTEST * steps // 100, 1)
-    decrease = max(DECREASE * steps // 100, 1)
-    if norm == "l1":
-        interval = shortest = max(SPARSE * steps // 100, 1)
-    found, at = {}, interval
-    while at < steps:
-        found[at] = interval
-        interval = max(interval - decrease, shortest)
-        at += interval
-    return found
 
 
 def _record(at: _Climb, number: int, apgd: APGD) -> None:

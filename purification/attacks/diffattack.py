@@ -14,9 +14,7 @@ from torch import Tensor
 
 from purification.attacks.pgd import PGD, pgd_attack
 from purification.attacks.problem import AttackResult, Problem
-from purification.batching import batches
 from purification.defence import Defence, loss_of
-from purification.gradients import gradient
 from purification.journal import NO_JOURNAL, Journal
 from purification.noise import Noise, NoiseSource
 from purification.purifiers import DiffusionPurifier, Purifier
@@ -90,22 +88,14 @@ class DeviatedDefence(Defence):
             return super().loss_gradient(
                 images, labels, ids, source, draw, loss=loss, mode=mode, kept_steps=kept_steps, targets=targets
             )
-        parts = []
-        for block, valid in batches(range(len(images)), self.gradient_batch_size or self.batch_size):
-            logits: list[Tensor] = []
 
-            def objective(result: Tensor, block: list[int] = block, logits: list[Tensor] = logits) -> Tensor:
-                logits.append(self.classifier(result[:, :channels]))
-                deviation = result[:, channels:].flatten(1).sum(dim=1)
-                aims = None if targets is None else targets[block]
-                return loss_of(loss, logits[-1], labels[block], aims) + self.weight * deviation
+        def judge(result: Tensor, block: list[int]) -> tuple[Tensor, Tensor]:
+            logits = self.classifier(result[:, :channels])
+            deviation = result[:, channels:].flatten(1).sum(dim=1)
+            aims = None if targets is None else targets[block]
+            return loss_of(loss, logits, labels[block], aims) + self.weight * deviation, logits
 
-            noise = source([ids[i] for i in block], draw)
-            out = gradient(chain, images[block], noise, objective, mode=mode, kept_steps=kept_steps)
-            predictions = logits[-1].detach().argmax(dim=1)
-            parts.append((out.values[:valid], out.gradient[:valid], predictions[:valid]))
-        values, gradients, labelled = (torch.cat(part) for part in zip(*parts, strict=True))
-        return values, gradients, labelled
+        return self.differentiate(chain, images, ids, source, draw, judge, mode=mode, kept_steps=kept_steps)
 
 
 def diffattack_attack(problem: Problem, pgd: PGD, weight: float, journal: Journal = NO_JOURNAL) -> AttackResult:

@@ -9,18 +9,24 @@ from torch import Tensor
 
 from purification.threat import ThreatModel
 
+# Percent of the steps: the first interval between checkpoints, its decrease, the shortest, and all of them under l1.
+FIRST, DECREASE, SHORTEST, SPARSE = 22, 3, 6, 4
 MOMENTUM = 0.75  # weight of the new step against the last displacement
 PROGRESS = 0.75  # share of iterations that must raise the score
 
 
-def checkpoints(steps: int) -> list[int]:
-    """Iterations at which step lengths are looked at: .22 n, then after intervals that shrink by .03 n to .06 n."""
-    period, shrink, least = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
-    at = [period]
-    while at[-1] < steps:
-        period = max(period - shrink, least)
-        at.append(at[-1] + period)
-    return at[:-1]
+def checkpoints(steps: int, norm: str) -> dict[int, int]:
+    """Iteration of every checkpoint -> iterations since the one before; 22, 41, 57, 70, 80, 87, 93, 99 of 100."""
+    interval, shortest = max(FIRST * steps // 100, 1), max(SHORTEST * steps // 100, 1)
+    decrease = max(DECREASE * steps // 100, 1)
+    if norm == "l1":
+        interval = shortest = max(SPARSE * steps // 100, 1)
+    found, at = {}, interval
+    while at < steps:
+        found[at] = interval
+        interval = max(interval - decrease, shortest)
+        at += interval
+    return found
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,11 @@ def begin_stepping(x: Tensor, step_size: float) -> dict[str, Tensor]:
     }
 
 
-def _halve(at: Stepping, k: int, steps: int) -> Tensor:
+def _halve(at: Stepping, k: int, steps: int, norm: str) -> Tensor:
     """Halve where at most three quarters of the iterations gained, or a full interval found nothing better."""
-    places = checkpoints(steps)
-    if k not in places:
+    length = checkpoints(steps, norm).get(k)
+    if length is None:
         return torch.zeros_like(at.halved)
-    length = k - ([0, *places][places.index(k)])
     stuck = (at.gains <= PROGRESS * length) | (~at.halved & (at.best_score <= at.checked))
     at.size[stuck] /= 2
     at.halved.copy_(stuck)
@@ -91,7 +96,7 @@ def advance(at: Stepping, k: int, steps: int, score: Tensor, way: Tensor, threat
     at.score.copy_(score)
     if k >= steps:
         return
-    back = _halve(at, k, steps).view(-1, 1, 1, 1)
+    back = _halve(at, k, steps, threat.norm).view(-1, 1, 1, 1)
     x, towards = torch.where(back, at.best, at.x), torch.where(back, at.best_way, way)
     length = (threat.epsilon * at.size).view(-1, 1, 1, 1)
     aim = threat.project(x + length * towards, images)

@@ -11,10 +11,11 @@ import torch
 from attack_cases import AUTO_PGD, AUTOMATIC, CHOSEN, FAB_T, FIXED, IDENTITY, RAND, SHAPE, SQUARE, Numbers, Setting
 from torch import Tensor
 
-from purification.attacks.apgd import APGD, checkpoints
+from purification.attacks.apgd import APGD
 from purification.attacks.fab import shift_to_plane
 from purification.attacks.problem import random_start
 from purification.attacks.square import area
+from purification.attacks.stepping import checkpoints
 from purification.defence import Defence, margin
 from purification.journal import State
 from purification.noise import NoiseSource
