@@ -209,7 +209,7 @@ def test_the_defences_of_the_project_are_accepted_and_judged_alike() -> None:
 
 
 def test_the_loss_curves_of_everything_that_is_trained_are_drawn() -> None:
-    jobs = plan([ROOT / "config" / "defences.yaml"], "results/figures", ROOT / "Snakefile", forceall=True).jobs
+    jobs = plan([ROOT / "config" / "defences.yaml"], "results/tables", ROOT / "Snakefile", forceall=True).jobs
     drawn = next(job for job in jobs if job.rule == "render_figures_training").needs
     trainings = {number for number, job in enumerate(jobs) if "train_" in job.rule or "finetune_" in job.rule}
     assert set(drawn) == trainings
