@@ -19,6 +19,7 @@ include: "rules/models.smk"
 include: "rules/published.smk"
 include: "rules/attacks.smk"
 include: "rules/measurements.smk"
+include: "rules/parts.smk"
 include: "rules/analysis.smk"
 include: "rules/rendering.smk"
 include: "rules/figures.smk"
@@ -28,6 +29,7 @@ include: "rules/targets.smk"
 wildcard_constraints:
     purifier=one_of(config["purifiers"]),
     attack=one_of(config["attacks"]),
+    part=r"\d+_of_\d+",
 
 
 onstart:

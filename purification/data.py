@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from purification.blocks import WHOLE, Block
 from purification.index_lists import SPLITS
 from purification.philox import generator
 from purification.readers.arrays import read_arrays
@@ -47,8 +48,8 @@ class Dataset:
     def num_classes(self) -> int:
         return self.classes or int(self.labels.max()) + 1
 
-    def take(self, subset: str, count: int | None = None) -> tuple[Tensor, Tensor, list[int]]:
-        """Images, labels and dataset indices of the first `count` members of a subset (all when None).
+    def take(self, subset: str, count: int | None = None, block: Block = WHOLE) -> tuple[Tensor, Tensor, list[int]]:
+        """Images, labels and dataset indices of a block of the first `count` members of a subset (all when None).
 
         Images are float32 in [0, 1]; only those asked for are read from a file that lies on disk.
         """
@@ -60,6 +61,7 @@ class Dataset:
                 f"expected at most {len(index)} images of subset {subset!r}, got {count} — lower the count"
             )
         chosen = index[:count]
+        chosen = chosen[block.start(len(chosen)) : block.stop(len(chosen))]
         rows = chosen if self.ids is None else torch.searchsorted(self.ids, torch.tensor(chosen, dtype=torch.int64))
         images = self.images[rows]
         return images.float() / 255.0 if images.dtype == torch.uint8 else images, self.labels[rows], chosen

@@ -12,6 +12,7 @@ rule attack_images:
         classifier=CLASSIFIER,
         denoiser=denoiser_of,
         user_code=user_code_of,
+        parts=parts_of(attacked_images, "adversarial/{attack}/{purifier}.safetensors"),
     output:
         f"{RESULTS}/adversarial/{{attack}}/{{purifier}}.safetensors",
     log:
@@ -40,6 +41,7 @@ rule purify_images:
         denoiser=denoiser_of,
         user_code=user_code_of,
         adversarial=lambda wildcards: list(judged_attacks(wildcards.purifier).values()),
+        parts=parts_of(judged_images, "purified/{purifier}.parquet", "purified/{purifier}.safetensors"),
     output:
         rows=f"{RESULTS}/purified/{{purifier}}.parquet",
         samples=f"{RESULTS}/purified/{{purifier}}.safetensors",
@@ -68,6 +70,7 @@ rule measure_attack_strength:
         classifier=CLASSIFIER,
         denoiser=denoiser_of,
         user_code=user_code_of,
+        parts=parts_of(config["attacks"][config["base_attack"]]["images"], "attack_strength/{purifier}.parquet"),
     output:
         f"{RESULTS}/attack_strength/{{purifier}}.parquet",
     log:
@@ -95,6 +98,11 @@ rule measure_attack_adequacy:
         classifier=CLASSIFIER,
         denoiser=denoiser_of,
         user_code=user_code_of,
+        parts=parts_of(
+            config["attack_adequacy"]["images"],
+            "attack_adequacy/{purifier}.parquet",
+            "gradient_noise/{purifier}.parquet",
+        ),
     output:
         adequacy=f"{RESULTS}/attack_adequacy/{{purifier}}.parquet",
         noise=f"{RESULTS}/gradient_noise/{{purifier}}.parquet",

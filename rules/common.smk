@@ -23,6 +23,7 @@ from workflow_scripts.input_files import (
     weight_files,
 )
 from workflow_scripts.ledger_file import published
+from workflow_scripts.hidden_parts import hide_parts
 from workflow_scripts.locking import Run
 from workflow_scripts.results_folder import place_problems
 
@@ -43,7 +44,9 @@ config.update(settings_in_order)
 ROOT = Path(workflow.basedir)
 RESULTS = Path(config["results"]).as_posix()
 LEDGER = published()
+PARTS = f"{RESULTS}/journal/parts"
 NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+hide_parts(PARTS)
 RUN = Run(Path(RESULTS, "journal", "run.lock"))
 CONFIGFILES = shlex.join(os.path.relpath(path) for path in workflow.overwrite_configfiles)
 os.environ.update(PURIFICATION_CONFIGFILES=CONFIGFILES)  # for the command that a failed job shows
@@ -170,6 +173,39 @@ def adversarial(attack, purifier):
     return f"{RESULTS}/adversarial/{attack}/{purifier}.safetensors"
 
 
+def attacked_images(wildcards):
+    """How many images an attack is run on."""
+    return config["attacks"][wildcards.attack]["images"]
+
+
+def judged_images(wildcards):
+    """How many images a purifier is judged on: those evaluated, and those of the attacks on it."""
+    attacks = [*attacks_on(wildcards.purifier), config["transfer_attack"]]
+    return max(config["evaluation"]["images"], *(config["attacks"][attack]["images"] for attack in attacks))
+
+
+def part_of(output):
+    """Pattern of one of the files that a job split by blocks of images leaves for the job of the whole."""
+    return temp(f"{PARTS}/{{part}}/{output}")
+
+
+def parts_of(images, *outputs):
+    """Input function: files of the parts that a job is split into, part by part; none where it is not split.
+
+    images   number of images, or a function of the wildcards that gives it
+    outputs  patterns below the results folder
+    """
+
+    def files(wildcards):
+        count = min(config["shards"], images(wildcards) if callable(images) else images)
+        if count == 1 or "part" in wildcards.keys():
+            return []
+        names = [output.format(**wildcards) for output in outputs]
+        return [f"{PARTS}/{number}_of_{count}/{name}" for number in range(1, count + 1) for name in names]
+
+    return files
+
+
 def strengths_of(wildcards):
     """Budgets and steps of the attack-strength measurement of one purifier."""
     return config["attack_strength"]["undefended" if wildcards.purifier == "identity" else "defended"]
@@ -219,9 +255,12 @@ def rows_of(kind):
     return [f"{RESULTS}/{kind}/{purifier}.parquet" for purifier in MEASURED[kind]]
 
 
+PLACES = ("results", "device", "memory_bytes", "shards")  # settings of where and how a run is done
+
+
 def report_settings():
     """Configuration that tables, figures and claims read: nothing about places, machines or entries that do not run."""
-    settings = {key: value for key, value in config.items() if key not in ("results", "device", "memory_bytes")}
+    settings = {key: value for key, value in config.items() if key not in PLACES}
     attacks = [config["base_attack"], config["transfer_attack"], *config["run"]["attacks"]]
     settings["purifiers"] = {name: config["purifiers"][name] for name in EVALUATED}
     settings["classifiers"], settings["index_lists"] = {config["classifier"]: CHOSEN}, EVALUATED_LIST

@@ -12,6 +12,7 @@ rule measure_distances:
         null=null_of,
         user_code=user_code_of,
         adversarial=TRANSFER,
+        parts=parts_of(config["distances"]["images"], "distances/{purifier}.parquet"),
     output:
         f"{RESULTS}/distances/{{purifier}}.parquet",
     log:
@@ -37,6 +38,7 @@ rule measure_randomness:
         denoiser=denoiser_of,
         null=null_of,
         user_code=user_code_of,
+        parts=parts_of(config["randomness"]["images"], "randomness/{purifier}.parquet"),
     output:
         f"{RESULTS}/randomness/{{purifier}}.parquet",
     log:
@@ -62,6 +64,7 @@ rule measure_compression:
         denoiser=denoiser_of,
         null=null_of,
         user_code=user_code_of,
+        parts=parts_of(config["compression"]["images"], "compression/{purifier}.parquet"),
     output:
         f"{RESULTS}/compression/{{purifier}}.parquet",
     log:
@@ -87,6 +90,7 @@ rule compute_jacobian:
         denoiser=denoiser_of,
         null=null_of,
         user_code=user_code_of,
+        parts=parts_of(config["jacobian"]["images"], "jacobian/{purifier}.parquet"),
     output:
         f"{RESULTS}/jacobian/{{purifier}}.parquet",
     log:
@@ -112,6 +116,7 @@ rule audit_gradients:
         classifier=CLASSIFIER,
         denoisers=sorted({path for settings in AUDITED for path in denoiser_files(settings)}),
         user_code=sorted({path for settings in AUDITED for path in user_files(settings)}),
+        parts=parts_of(config["audit"]["images"], *[f"audit/{purifier}.parquet" for purifier in EVALUATED]),
     output:
         expand(f"{RESULTS}/audit/{{purifier}}.parquet", purifier=EVALUATED),
     log:

@@ -2,7 +2,7 @@
 
 import os
 
-from workflow_scripts.records import reconcile, require_dependencies
+from workflow_scripts.records import forget_parts, reconcile, require_dependencies
 
 OUTPUTS = [path for each in workflow.rules for path in each.output]
 FIXED = {str(path) for path in OUTPUTS if not path.contains_wildcard()}
@@ -20,6 +20,7 @@ if workflow.is_main_process:
             entries = [CHOSEN, *(config["purifiers"][name] for name in EVALUATED)]
             own = [file for entry in entries for file in user_files(entry)]
             require_dependencies(own, ROOT / "dvc.yaml")
+        forget_parts(Path(".snakemake"), PARTS)
         reconcile(Path(".snakemake"), Path(RESULTS), is_output)
     except ValueError as error:
         raise WorkflowError(str(error)) from None

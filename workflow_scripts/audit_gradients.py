@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from purification.batching import batches
+from purification.blocks import WHOLE, Block
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
@@ -22,6 +23,7 @@ from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_defence, load_purifier, noise_source
 from workflow_scripts.job import job, logger, write_rows
 from workflow_scripts.journal import collect_rows, resuming
+from workflow_scripts.parts import block_of, join_rows, parts_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -34,17 +36,18 @@ def audit_gradients(
     settings: Mapping[str, Any],
     *,
     output: Path,
+    block: Block = WHOLE,
     journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per image, one column per check; `exact` is the same defence in float64."""
-    images, labels, ids = dataset.take(settings["subset"], settings["images"])
+    images, labels, ids = dataset.take(settings["subset"], settings["images"], block)
     source = noise_source(settings["seed"], "fixed", dataset, settings["device"])
 
     def rows_of(item: tuple[list[int], int]) -> pd.DataFrame:
         index, valid = item
-        block = index[:valid]
-        some = [ids[i] for i in block]
-        sample = Sample(images[block], labels[block], some, source)
+        chosen = index[:valid]
+        some = [ids[i] for i in chosen]
+        sample = Sample(images[chosen], labels[chosen], some, source)
         checks = audit(defence, exact, sample, step=settings["difference_step"], epsilon=settings["epsilon"])
         return pd.DataFrame({"image": some, **{name: values.numpy() for name, values in checks.items()}})
 
@@ -66,18 +69,27 @@ def fewer_steps(entry: Mapping[str, Any], steps: int) -> dict[str, Any]:
     return {**entry, "steps": min(steps, entry["steps"])} if "steps" in entry else dict(entry)
 
 
+def audited(
+    entry: Mapping[str, Any], inputs: Any, dataset: Dataset, settings: Mapping[str, Any]
+) -> tuple[Defence, Defence]:
+    """The defence of a purifier with its surrogate, and the same defence in float64."""
+    files = SimpleNamespace(classifier=inputs.classifier, denoiser=networks_of(entry, inputs.denoisers))
+    single, double = (load_defence(entry, files, dataset, settings, dtype=t) for t in (torch.float32, torch.float64))
+    cheaper = load_purifier(
+        fewer_steps(entry, settings["surrogate_steps"]), files.denoiser, dataset, settings["device"]
+    )
+    return replace(single, surrogate=cheaper), double
+
+
 if __name__ == "__main__":
     with job(snakemake), resuming(snakemake) as kept:
-        data = read_dataset(snakemake.input.images, snakemake.input.subsets)
-        chosen = snakemake.params.settings
-        for entry, path in track(list(zip(snakemake.params.purifiers, snakemake.output, strict=True)), "audit"):
-            files = SimpleNamespace(
-                classifier=snakemake.input.classifier, denoiser=networks_of(entry, snakemake.input.denoisers)
-            )
-            single, double = (load_defence(entry, files, data, chosen, dtype=t) for t in (torch.float32, torch.float64))
-            part = kept.part(Path(path).stem)
-            cheaper = load_purifier(
-                fewer_steps(entry, chosen["surrogate_steps"]), files.denoiser, data, chosen["device"]
-            )
-            audited = replace(single, surrogate=cheaper)
-            audit_gradients(data, audited, double, chosen, output=Path(path), journal=part)
+        if snakemake.input.parts:
+            for number, path in enumerate(snakemake.output):
+                join_rows(parts_of(snakemake, number), path, by=[])
+        else:
+            data = read_dataset(snakemake.input.images, snakemake.input.subsets)
+            chosen, block = snakemake.params.settings, block_of(snakemake.wildcards)
+            for entry, path in track(list(zip(snakemake.params.purifiers, snakemake.output, strict=True)), "audit"):
+                single, double = audited(entry, snakemake.input, data, chosen)
+                part = kept.part(Path(path).stem)
+                audit_gradients(data, single, double, chosen, output=Path(path), block=block, journal=part)

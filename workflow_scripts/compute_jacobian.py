@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from purification.blocks import WHOLE, Block
 from purification.data import Dataset
 from purification.gradients import steps_within
 from purification.journal import NO_JOURNAL, Journal
@@ -22,6 +23,7 @@ from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_twins, noise_source
 from workflow_scripts.job import job, write_rows
 from workflow_scripts.journal import collect_rows, resuming
+from workflow_scripts.parts import block_of, join_rows, parts_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -99,10 +101,11 @@ def compute_jacobian(
     memory: float,
     *,
     output: Path,
+    block: Block = WHOLE,
     journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per (model, image)."""
-    clean, _, ids = dataset.take(settings["subset"], settings["images"])
+    clean, _, ids = dataset.take(settings["subset"], settings["images"], block)
 
     def rows_of(item: tuple[str, int]) -> pd.DataFrame:
         model, number = item
@@ -115,12 +118,16 @@ def compute_jacobian(
 
 if __name__ == "__main__":
     with job(snakemake), resuming(snakemake) as kept:
-        data = read_dataset(snakemake.input.images, snakemake.input.subsets)
-        compute_jacobian(
-            data,
-            load_twins(snakemake.params.purifier, snakemake.input, data, snakemake.params.settings),
-            snakemake.params.settings,
-            snakemake.config["memory_bytes"],
-            output=snakemake.output[0],
-            journal=kept,
-        )
+        if snakemake.input.parts:
+            join_rows(parts_of(snakemake), snakemake.output[0], by=["model"])
+        else:
+            data = read_dataset(snakemake.input.images, snakemake.input.subsets)
+            compute_jacobian(
+                data,
+                load_twins(snakemake.params.purifier, snakemake.input, data, snakemake.params.settings),
+                snakemake.params.settings,
+                snakemake.config["memory_bytes"],
+                output=snakemake.output[0],
+                block=block_of(snakemake.wildcards),
+                journal=kept,
+            )

@@ -40,7 +40,7 @@ def plan(configfiles: Sequence[Path], target: str, snakefile: Path, *, forceall:
     with SnakemakeApi(chosen.OutputSettings(quiet={chosen.Quietness.ALL})) as api:
         workflow = api.workflow(
             resource_settings=chosen.ResourceSettings(cores=1),
-            config_settings=chosen.ConfigSettings(configfiles=configfiles),
+            config_settings=chosen.ConfigSettings(configfiles=configfiles, config={"shards": 1}),
             storage_settings=chosen.StorageSettings(),
             snakefile=snakefile,
         )

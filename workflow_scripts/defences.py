@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from purification.data import Dataset
@@ -18,27 +18,41 @@ from purification.models.denoisers import Denoiser
 from purification.models.loading import load_classifier, load_denoiser
 from purification.noise import NoiseSource
 from purification.purifiers import Purifier, make_purifier
-from purification.tensor_files import read_tensors
+from purification.tensor_files import read_tensors, write_rows_of_tensor
 from purification.user_code import own_classifier
 from workflow_scripts.job import replacing
 
 
+def _write_adversarial(ids: Sequence[int], rows: Iterator[np.ndarray], path: Path) -> None:
+    with replacing(path) as temporary:
+        write_rows_of_tensor(temporary, {"ids": np.array(ids, dtype=np.int64)}, "adversarial", rows)
+
+
 def write_adversarial(adversarial: Tensor, ids: list[int], path: Path) -> None:
     """Adversarial images and the dataset indices they belong to."""
-    with replacing(path) as temporary:
-        save_file({"adversarial": adversarial.contiguous(), "ids": torch.tensor(ids)}, temporary)
+    _write_adversarial(ids, iter(adversarial.cpu().numpy()), path)
 
 
-def read_adversarial(path: Path, ids: list[int]) -> Tensor:
-    """Adversarial images of exactly `ids`, which must be the first ones of the file."""
+def join_adversarial(parts: Sequence[Path], path: Path) -> None:
+    """The images of several files in one, image by image: memory holds one."""
+    files = [read_tensors(part, ("adversarial", "ids")) for part in parts]
+    rows = (row for file in files for row in file["adversarial"].numpy())
+    _write_adversarial([identity for file in files for identity in file["ids"].tolist()], rows, path)
+
+
+def read_adversarial(path: Path, ids: list[int], start: int = 0) -> Tensor:
+    """Adversarial images of exactly `ids`, which must be those of the file from position `start` on.
+
+    Only these are read from the disk, when they are used.
+    """
     arrays = read_tensors(path, ("adversarial", "ids"))
     stored = arrays["ids"].tolist()
-    if stored[: len(ids)] != list(ids):
+    if stored[start : start + len(ids)] != list(ids):
         raise ValueError(
             f"expected adversarial images of {len(ids)} images in {path}, got those of {len(stored)} others — delete it"
         )
     adversarial: Tensor = arrays["adversarial"]
-    return adversarial[: len(ids)]
+    return adversarial[start : start + len(ids)]
 
 
 def count_adversarial(path: Path) -> int:

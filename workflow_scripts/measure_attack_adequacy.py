@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from purification.blocks import WHOLE, Block
 from purification.data import Dataset
 from purification.defence import Defence, cross_entropy
 from purification.journal import NO_JOURNAL, Journal
@@ -17,9 +18,13 @@ from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_defence, noise_source
 from workflow_scripts.job import job, logger, write_rows
 from workflow_scripts.journal import resuming
+from workflow_scripts.parts import block_of, join_rows, parts_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
+
+
+HEAD = ("attack", "scale", "steps", "random_start", "restarts", "draws", "judged")  # columns of one variation
 
 
 def varied(settings: Mapping[str, Any], variation: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,13 +48,14 @@ def measure_attack_adequacy(
     memory: float,
     *,
     output: Path,
+    block: Block = WHOLE,
     journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per (variation, image); judged on the known noise, or on fresh draws where the attack does not know it.
 
     defences  by attack, as each sees it
     """
-    images, labels, ids = dataset.take(evaluation["subset"], options["images"])
+    images, labels, ids = dataset.take(evaluation["subset"], options["images"], block)
     rows = []
     for number, variation in enumerate(options["variations"]):
         name, settings = variation["attack"], varied(attacks[variation["attack"]], variation)
@@ -72,10 +78,19 @@ def measure_attack_adequacy(
 
 
 def measure_gradient_noise(
-    dataset: Dataset, defence: Defence, options: Mapping[str, Any], evaluation: Mapping[str, Any], *, output: Path
+    dataset: Dataset,
+    defence: Defence,
+    options: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    *,
+    output: Path,
+    block: Block = WHOLE,
 ) -> None:
-    """One row per (number of draws, image)."""
-    images, labels, ids = dataset.take(evaluation["subset"], options["images"])
+    """One row per (number of draws, image); none where the block has no images."""
+    images, labels, ids = dataset.take(evaluation["subset"], options["images"], block)
+    if not ids:
+        write_rows(pd.DataFrame(), output)
+        return
     source = noise_source(evaluation["seed"], "audit", dataset, evaluation["device"])
     sample, draws = Sample(images, labels, ids, source), options["draws"]
     found = gradient_noise(defence, sample, draws=draws, reference=options["reference"], loss=options["loss"])
@@ -94,18 +109,26 @@ def seen_by(entry: Mapping[str, Any], attacks: Mapping[str, Any], inputs: Any, d
 
 if __name__ == "__main__":
     with job(snakemake), resuming(snakemake) as kept:
-        data = read_dataset(snakemake.input.images, snakemake.input.subsets)
-        chosen, judged = snakemake.params.attacks, snakemake.params.evaluation
-        defences: Mapping[str, Defence] = seen_by(snakemake.params.purifier, chosen, snakemake.input, data, judged)
-        measure_attack_adequacy(
-            data,
-            defences,
-            chosen,
-            snakemake.params.options,
-            judged,
-            snakemake.config["memory_bytes"],
-            output=snakemake.output.adequacy,
-            journal=kept,
-        )
-        plain = load_defence(snakemake.params.purifier, snakemake.input, data, judged)
-        measure_gradient_noise(data, plain, snakemake.params.noise, judged, output=snakemake.output.noise)
+        if snakemake.input.parts:
+            join_rows(parts_of(snakemake, 0), snakemake.output.adequacy, by=HEAD)
+            join_rows(parts_of(snakemake, 1), snakemake.output.noise, by=["draws"])
+        else:
+            data, block = read_dataset(snakemake.input.images, snakemake.input.subsets), block_of(snakemake.wildcards)
+            chosen, judged = snakemake.params.attacks, snakemake.params.evaluation
+            defences: Mapping[str, Defence] = seen_by(snakemake.params.purifier, chosen, snakemake.input, data, judged)
+            measure_attack_adequacy(
+                data,
+                defences,
+                chosen,
+                snakemake.params.options,
+                judged,
+                snakemake.config["memory_bytes"],
+                output=snakemake.output.adequacy,
+                block=block,
+                journal=kept,
+            )
+            plain, noise = (
+                load_defence(snakemake.params.purifier, snakemake.input, data, judged),
+                snakemake.params.noise,
+            )
+            measure_gradient_noise(data, plain, noise, judged, output=snakemake.output.noise, block=block)

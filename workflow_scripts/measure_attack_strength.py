@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from purification.blocks import WHOLE, Block
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
@@ -15,6 +16,7 @@ from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_defence, noise_source
 from workflow_scripts.job import job, logger, write_rows
 from workflow_scripts.journal import resuming
+from workflow_scripts.parts import block_of, join_rows, parts_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -29,6 +31,7 @@ def measure_attack_strength(
     memory: float,
     *,
     output: Path,
+    block: Block = WHOLE,
     journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per (variation, image); a variation replaces the budget (as a multiple) and the steps of the attack.
@@ -38,7 +41,7 @@ def measure_attack_strength(
     The step size follows the steps, so that steps times step size stays what it is in the attack's entry.
     """
     fixed = noise_source(evaluation["seed"], "fixed", dataset, evaluation["device"])
-    images, labels, ids = dataset.take(evaluation["subset"], settings["images"])
+    images, labels, ids = dataset.take(evaluation["subset"], settings["images"], block)
     normal = noise_source(evaluation["seed"], "random", dataset, evaluation["device"])(ids).normal("perturbation")
     clean, rows = (defence.predict(images, ids, fixed, 0) == labels).numpy(), []
     for number, variation in enumerate(variations):
@@ -57,14 +60,18 @@ def measure_attack_strength(
 
 if __name__ == "__main__":
     with job(snakemake), resuming(snakemake) as kept:
-        data = read_dataset(snakemake.input.images, snakemake.input.subsets)
-        measure_attack_strength(
-            data,
-            load_defence(snakemake.params.purifier, snakemake.input, data, snakemake.params.evaluation),
-            snakemake.params.settings,
-            snakemake.params.variations,
-            snakemake.params.evaluation,
-            snakemake.config["memory_bytes"],
-            output=snakemake.output[0],
-            journal=kept,
-        )
+        if snakemake.input.parts:
+            join_rows(parts_of(snakemake), snakemake.output[0], by=["scale", "steps"])
+        else:
+            data = read_dataset(snakemake.input.images, snakemake.input.subsets)
+            measure_attack_strength(
+                data,
+                load_defence(snakemake.params.purifier, snakemake.input, data, snakemake.params.evaluation),
+                snakemake.params.settings,
+                snakemake.params.variations,
+                snakemake.params.evaluation,
+                snakemake.config["memory_bytes"],
+                output=snakemake.output[0],
+                block=block_of(snakemake.wildcards),
+                journal=kept,
+            )

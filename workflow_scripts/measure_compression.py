@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from purification.blocks import WHOLE, Block
 from purification.data import Dataset
 from purification.journal import NO_JOURNAL, Journal
 from purification.measure.compression import isotropic
@@ -17,6 +18,7 @@ from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_twins, noise_source
 from workflow_scripts.job import job, write_rows
 from workflow_scripts.journal import collect_rows, resuming
+from workflow_scripts.parts import block_of, join_rows, parts_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -28,10 +30,11 @@ def measure_compression(
     settings: Mapping[str, Any],
     *,
     output: Path,
+    block: Block = WHOLE,
     journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per (model, probe size, image)."""
-    clean, _, ids = dataset.take(settings["subset"], settings["images"])
+    clean, _, ids = dataset.take(settings["subset"], settings["images"], block)
     probe = noise_source(settings["seed"], "probe", dataset, settings["device"])
 
     def rows_of(item: tuple[str, int]) -> pd.DataFrame:
@@ -51,11 +54,15 @@ def measure_compression(
 
 if __name__ == "__main__":
     with job(snakemake), resuming(snakemake) as kept:
-        data = read_dataset(snakemake.input.images, snakemake.input.subsets)
-        measure_compression(
-            data,
-            load_twins(snakemake.params.purifier, snakemake.input, data, snakemake.params.settings),
-            snakemake.params.settings,
-            output=snakemake.output[0],
-            journal=kept,
-        )
+        if snakemake.input.parts:
+            join_rows(parts_of(snakemake), snakemake.output[0], by=["model"])
+        else:
+            data = read_dataset(snakemake.input.images, snakemake.input.subsets)
+            measure_compression(
+                data,
+                load_twins(snakemake.params.purifier, snakemake.input, data, snakemake.params.settings),
+                snakemake.params.settings,
+                output=snakemake.output[0],
+                block=block_of(snakemake.wildcards),
+                journal=kept,
+            )

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from purification.balls import NORMS
+from purification.blocks import WHOLE, Block
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
@@ -23,6 +24,7 @@ from workflow_scripts.defences import count_adversarial, load_defence, noise_sou
 from workflow_scripts.job import job, replacing, write_rows
 from workflow_scripts.journal import resuming
 from workflow_scripts.judging import Distinct, distinct, predictions, predictions_of_some
+from workflow_scripts.parts import block_of, join_rows, join_tensors, parts_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -31,14 +33,25 @@ NOTHING = np.zeros(0, dtype=np.int64)
 
 
 def inputs_of(
-    dataset: Dataset, attacks: Mapping[str, Path], settings: Mapping[str, Any], images: Tensor, ids: list[int]
+    dataset: Dataset,
+    attacks: Mapping[str, Path],
+    settings: Mapping[str, Any],
+    images: Tensor,
+    ids: list[int],
+    start: int,
 ) -> dict[str, Tensor]:
-    """Images to be judged by name; "<name>/matched" is random noise of the size that <name>'s perturbations have."""
+    """Images to be judged by name; "<name>/matched" is random noise of the size that <name>'s perturbations have.
+
+    start  position of the first of `images` among all; a name that has none of them is left out
+    """
     threat = ThreatModel(settings["norm"], settings["epsilon"])
     control = noise_source(settings["seed"], "random", dataset, settings["device"])
-    first = images[: settings["images"]]
-    inputs = {"clean": first, "random": threat.random(control(ids[: len(first)]).normal("perturbation"), first)}
-    inputs |= {name: read_adversarial(path, ids[: count_adversarial(path)]) for name, path in attacks.items()}
+    inputs = {}
+    if len(first := images[: max(settings["images"] - start, 0)]):
+        inputs = {"clean": first, "random": threat.random(control(ids[: len(first)]).normal("perturbation"), first)}
+    for name, path in attacks.items():
+        if some := ids[: max(count_adversarial(path) - start, 0)]:
+            inputs[name] = read_adversarial(path, some, start)
     for name, batch in list(inputs.items()):
         normal, clean = control(ids[: len(batch)]).normal("perturbation"), images[: len(batch)]
         own = settings["threats"].get(name, {"norm": threat.norm, "epsilon": threat.epsilon})
@@ -86,6 +99,12 @@ def judgements(
     return columns
 
 
+def first_of(settings: Mapping[str, Any], count: int, block: Block) -> dict[str, Any]:
+    """Settings with the numbers of first images that are a block's own."""
+    own = {key: block.within(count, settings[key]) for key in ("known_images", "samples")}
+    return {**settings, **own}
+
+
 def purify_images(
     dataset: Dataset,
     defence: Defence,
@@ -94,6 +113,7 @@ def purify_images(
     *,
     rows: Path,
     samples: Path,
+    block: Block = WHOLE,
     journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per (attack, image); "clean" is the image itself, "random" noise as large as the budget."""
@@ -101,9 +121,11 @@ def purify_images(
         noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "evaluation")
     )
     count = max([settings["images"], *map(count_adversarial, attacks.values())])
-    images, labels, ids = dataset.take(settings["subset"], count)
-    inputs = inputs_of(dataset, attacks, settings, images, ids)
-    names, seen = ["clean", "random", *attacks], distinct({**inputs, "all": images}, ids)
+    images, labels, ids = dataset.take(settings["subset"], count, block)
+    inputs = inputs_of(dataset, attacks, settings, images, ids, block.start(count))
+    names = [name for name in ("clean", "random", *attacks) if name in inputs]
+    seen = distinct({**inputs, "all": images}, ids)
+    settings = first_of(settings, count, block)
     purified = defence.purify(seen.images, seen.ids, fixed, 0)
     judged = {
         "unpurified": defence.logits(seen.images).argmax(dim=1).numpy(),
@@ -130,14 +152,19 @@ def purify_images(
 
 if __name__ == "__main__":
     with job(snakemake), resuming(snakemake) as kept:
-        data = read_dataset(snakemake.input.images, snakemake.input.subsets)
-        names = snakemake.params.attacks
-        purify_images(
-            data,
-            load_defence(snakemake.params.purifier, snakemake.input, data, snakemake.params.evaluation),
-            dict(zip(names, snakemake.input.adversarial, strict=True)),
-            snakemake.params.evaluation,
-            rows=snakemake.output.rows,
-            samples=snakemake.output.samples,
-            journal=kept,
-        )
+        if snakemake.input.parts:
+            join_rows(parts_of(snakemake, 0), snakemake.output.rows, by=["attack"])
+            join_tensors(parts_of(snakemake, 1), snakemake.output.samples)
+        else:
+            data = read_dataset(snakemake.input.images, snakemake.input.subsets)
+            names = snakemake.params.attacks
+            purify_images(
+                data,
+                load_defence(snakemake.params.purifier, snakemake.input, data, snakemake.params.evaluation),
+                dict(zip(names, snakemake.input.adversarial, strict=True)),
+                snakemake.params.evaluation,
+                rows=snakemake.output.rows,
+                samples=snakemake.output.samples,
+                block=block_of(snakemake.wildcards),
+                journal=kept,
+            )

@@ -103,6 +103,16 @@ def read_records(folder: Path, is_output: Callable[[str], bool]) -> dict[str, Re
     return records
 
 
+def forget_parts(folder: Path, parts: str) -> None:
+    """Remove the records of parts of jobs, files below `parts`, that are no longer there: nothing will ask for them.
+
+    Snakemake would compare one that an earlier run left with the settings of today, and run a finished job again.
+    """
+    for name, path in list(_named(folder / "metadata")):
+        if name.startswith(f"{parts}/") and not Path(name).exists():
+            path.unlink()
+
+
 def _listed(paths: Sequence[str]) -> str:
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
     return ", ".join(paths[:3]) + more
