@@ -46,7 +46,7 @@ RESULTS = Path(config["results"]).as_posix()
 LEDGER = published()
 PARTS = f"{RESULTS}/journal/parts"
 NETWORK_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
-hide_parts(PARTS)
+hide_parts(PARTS, RESULTS)
 RUN = Run(Path(RESULTS, "journal", "run.lock"))
 CONFIGFILES = shlex.join(os.path.relpath(path) for path in workflow.overwrite_configfiles)
 os.environ.update(PURIFICATION_CONFIGFILES=CONFIGFILES)  # for the command that a failed job shows

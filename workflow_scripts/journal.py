@@ -85,10 +85,18 @@ class FileJournal:
 
 @contextmanager
 def resuming(snakemake: Any) -> Iterator[FileJournal]:
-    """Journal of one job, outside its declared outputs, which Snakemake deletes; removed when the job succeeds."""
-    folder = Path(snakemake.config["results"], "journal", snakemake.rule, *snakemake.wildcards)
+    """Journal of one job, outside its declared outputs, which Snakemake deletes; removed when the job succeeds.
+
+    With it go the parts that the job was split into, in this run or an earlier one.
+    """
+    results = Path(snakemake.config["results"])
+    folder = Path(results, "journal", snakemake.rule, *snakemake.wildcards)
     yield FileJournal(folder, digest(snakemake.rule, dict(snakemake.params.items()), snakemake.input))
     shutil.rmtree(folder, ignore_errors=True)
+    for output in map(Path, snakemake.output):
+        if output.is_relative_to(results):
+            for part in (results / "journal" / "parts").glob(f"*/{output.relative_to(results)}"):
+                part.unlink(missing_ok=True)
 
 
 def _packed(rows: pd.DataFrame) -> Tensor:
