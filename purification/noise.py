@@ -67,6 +67,10 @@ class Noise:
         held = {stream: noise.sized(size) for stream, noise in self.held.items()}
         return replace(self, shape=(self.shape[0], size, size), held=held)
 
+    def on(self, device: torch.device | str) -> Noise:
+        """The same numbers on a device: they are drawn on the CPU and moved."""
+        return replace(self, device=device, held={stream: noise.on(device) for stream, noise in self.held.items()})
+
     def hold(self, streams: Sequence[str], source: Noise) -> Noise:
         """The same noise with `streams` taken from `source`."""
         return replace(self, held={**self.held, **dict.fromkeys(streams, source)})

@@ -243,14 +243,14 @@ def guided(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape,
 def _blur(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
     sigma, channels = float(settings["sigma"]), shape[0]
     radius = math.ceil(3 * sigma)
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=device)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
     taps = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = torch.outer(taps, taps) / taps.sum() ** 2
     weight = kernel.expand(channels, 1, -1, -1)
 
     def blur(images: Tensor, noise: Noise) -> Tensor:
         padded = F.pad(images, (radius,) * 4, mode="replicate")
-        return F.conv2d(padded, weight.to(images.dtype), groups=channels)
+        return F.conv2d(padded, weight.to(images), groups=channels)
 
     return FunctionPurifier(blur)
 
@@ -264,7 +264,8 @@ def _identity(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Sha
 
 
 def _python(settings: Mapping[str, Any], denoiser: Denoiser | None, shape: Shape, device: torch.device) -> Purifier:
-    return FunctionPurifier(own_purifier(settings, shape, device))
+    own = own_purifier(settings, shape, device)
+    return FunctionPurifier(lambda images, noise: own(images.to(device), noise.on(device)).to(images.device))
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any], Denoiser | None, Shape, torch.device], Purifier]] = {

@@ -13,6 +13,7 @@ from purification.sources import source_files
 from workflow_scripts.cluster import refusals
 from workflow_scripts.code_digest import Project
 from workflow_scripts.configuration import problems
+from workflow_scripts.devices import device_problems
 from workflow_scripts.index_list_problems import list_files
 from workflow_scripts.input_files import (
     PUBLISHED,
@@ -153,7 +154,7 @@ GRADIENT = {"gradient_batch_size": config["gradient_batch_size"]}
 
 def evaluation(**extra):
     """Settings every evaluation job shares."""
-    shared = {key: config[key] for key in ("seed", "device", "batch_size")}
+    shared = {key: config[key] for key in ("seed", "device", "precision", "batch_size")}
     return {**shared, **config["threat"], "subset": config["evaluation"]["subset"], **extra}
 
 
@@ -277,17 +278,17 @@ def text_digest(path):
     return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:16]
 
 
-def cluster_problems():
-    """What a cluster would refuse of this run; nothing where jobs run on this machine."""
+def machine_problems():
+    """What the machine would refuse of this run, or the cluster: only there the device may be on other machines."""
     if workflow.executor_plugin.name != "slurm":
-        return []
+        return device_problems(config)
     jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
     return refusals({workflow.dag.get_job_group(job) or job for job in jobs}, workflow.executor_settings)
 
 
 def start_run():
     """Refuse a results folder that cannot hold a run or has one; the lock ends with its process, unlike Snakemake's."""
-    if found := list(place_problems(config)) or list(cluster_problems()):
+    if found := list(place_problems(config)) or list(machine_problems()):
         raise WorkflowError("The run cannot start:\n" + "\n".join(found))
     try:
         RUN.start()

@@ -10,7 +10,7 @@ from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
 from workflow_scripts.attacking import attacked, run_attack
 from workflow_scripts.datasets import read_dataset
-from workflow_scripts.defences import join_adversarial, load_defence, write_adversarial
+from workflow_scripts.defences import join_adversarial, load_defence, place_of, write_adversarial
 from workflow_scripts.job import job, logger
 from workflow_scripts.journal import resuming
 from workflow_scripts.parts import block_of, parts_of
@@ -50,7 +50,7 @@ if __name__ == "__main__":
             whole = load_defence(entry, snakemake.input, data, evaluation)
             attack_images(
                 data,
-                attacked(whole, entry, settings, snakemake.input, data, evaluation["device"]),
+                attacked(whole, entry, settings, snakemake.input, data, place_of(evaluation)),
                 settings,
                 evaluation,
                 snakemake.config["memory_bytes"],

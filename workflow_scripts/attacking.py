@@ -29,12 +29,13 @@ from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import Journal
 from purification.knowledge import shared_noise
+from purification.models.placing import Place
 from purification.threat import ThreatModel
 from workflow_scripts.defences import load_purifier, noise_source
 
 
 def attacked(
-    defence: Defence, entry: Mapping[str, Any], settings: Mapping[str, Any], inputs: Any, dataset: Dataset, device: str
+    defence: Defence, entry: Mapping[str, Any], settings: Mapping[str, Any], inputs: Any, dataset: Dataset, place: Place
 ) -> Defence:
     """The defence as an attack sees it: with the surrogate that its gradient is taken from, if it takes one.
 
@@ -43,7 +44,7 @@ def attacked(
     if settings.get("gradient") != "surrogate":
         return defence
     cheaper = {**entry, "steps": settings["surrogate_steps"]} if "steps" in entry else entry
-    return replace(defence, surrogate=load_purifier(cheaper, inputs.denoiser, dataset, device))
+    return replace(defence, surrogate=load_purifier(cheaper, inputs.denoiser, dataset, place))
 
 
 def _options(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,18 +113,16 @@ def run_attack(
 
     Candidates are compared on the known noise, or else on draws of the role "judge", which nothing else uses.
     """
-    seed, device, known = evaluation["seed"], evaluation["device"], settings["knowledge"] == "both"
+    seed, known = evaluation["seed"], settings["knowledge"] == "both"
     source, judge = (
-        shared_noise(
-            noise_source(seed, role, dataset, device), knowledge=settings["knowledge"], pool=settings.get("pool", 1)
-        )
+        shared_noise(noise_source(seed, role, dataset), knowledge=settings["knowledge"], pool=settings.get("pool", 1))
         for role in ("attack", "judge")
     )
     problem = Problem(
         defence, images, labels, ids,
         threat=ThreatModel(settings["norm"], settings["epsilon"], settings.get("share")),
         source=source,
-        start=noise_source(seed, "start", dataset, device),
+        start=noise_source(seed, "start", dataset),
         judge=judge,
         judges=settings["draws"] if known else settings.get("judges", 1),
         memory=memory,

@@ -20,7 +20,7 @@ from purification.journal import NO_JOURNAL, Journal
 from purification.measure.audit import Sample, audit
 from purification.progress import track
 from workflow_scripts.datasets import read_dataset
-from workflow_scripts.defences import load_defence, load_purifier, noise_source
+from workflow_scripts.defences import load_defence, load_purifier, noise_source, place_of
 from workflow_scripts.job import job, logger, write_rows
 from workflow_scripts.journal import collect_rows, resuming
 from workflow_scripts.parts import block_of, join_rows, parts_of
@@ -41,7 +41,7 @@ def audit_gradients(
 ) -> None:
     """One row per image, one column per check; `exact` is the same defence in float64."""
     images, labels, ids = dataset.take(settings["subset"], settings["images"], block)
-    source = noise_source(settings["seed"], "fixed", dataset, settings["device"])
+    source = noise_source(settings["seed"], "fixed", dataset)
 
     def rows_of(item: tuple[list[int], int]) -> pd.DataFrame:
         index, valid = item
@@ -76,7 +76,7 @@ def audited(
     files = SimpleNamespace(classifier=inputs.classifier, denoiser=networks_of(entry, inputs.denoisers))
     single, double = (load_defence(entry, files, dataset, settings, dtype=t) for t in (torch.float32, torch.float64))
     cheaper = load_purifier(
-        fewer_steps(entry, settings["surrogate_steps"]), files.denoiser, dataset, settings["device"]
+        fewer_steps(entry, settings["surrogate_steps"]), files.denoiser, dataset, place_of(settings)
     )
     return replace(single, surrogate=cheaper), double
 

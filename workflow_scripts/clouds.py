@@ -17,9 +17,7 @@ from workflow_scripts.defences import noise_source
 
 def cloud_purify(purifier: Purifier, identity: int, dataset: Dataset, settings: Mapping[str, Any]) -> Purify:
     """Purify perturbed copies of one dataset image, at most a batch at a time; draw 0 is the fixed noise."""
-    fixed, fresh = (
-        noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "evaluation")
-    )
+    fixed, fresh = (noise_source(settings["seed"], role, dataset) for role in ("fixed", "evaluation"))
 
     def run(inputs: Tensor, draws: list[int]) -> Tensor:
         source = fresh if any(draws) else fixed

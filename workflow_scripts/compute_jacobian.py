@@ -64,7 +64,7 @@ def spectrum(
     purifier: Purifier, image: Tensor, identity: int, dataset: Dataset, settings: Mapping[str, Any], memory: float
 ) -> dict[str, Any]:
     """Spectrum of one image, whole or from random directions, matrix-free estimates, gain of small perturbations."""
-    fixed, probe = (noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "probe"))
+    fixed, probe = (noise_source(settings["seed"], role, dataset) for role in ("fixed", "probe"))
 
     def pull_of(size: int) -> jacobian.Pull:
         kept = steps_within(purifier, image.expand(size, -1, -1, -1), fixed([identity] * size, 0), memory)

@@ -89,6 +89,11 @@ def _python_problems(config: Mapping[str, Any]) -> Iterator[str]:
                 yield from python_file_problems(f"{section}.{name}", entry)
 
 
+def _place_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    if config["precision"] == "tf32" and config["device"] == "cpu":
+        yield "precision: expected fp32 or bf16 with device cpu, got 'tf32' — only CUDA devices have it"
+
+
 def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
     run, evaluation, attacks = config["run"], config["evaluation"], config["attacks"]
     evaluated = {*run["sweep"], *run["controls"]}
@@ -150,7 +155,7 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     if found := [message for reference in _references(config) if (message := _unknown(*reference))]:
         return found
     checks = (
-        *(name_problems, entry_problems, _purifier_problems, _python_problems),
+        *(name_problems, entry_problems, _place_problems, _purifier_problems, _python_problems),
         *(dataset_problems, network_problems),
         *(attack_problems, kind_problems, _run_problems, claim_problems, ledger_problems, index_list_problems),
     )

@@ -16,6 +16,7 @@ from purification.defence import Defence
 from purification.models.classifiers import Classifier
 from purification.models.denoisers import Denoiser
 from purification.models.loading import load_classifier, load_denoiser
+from purification.models.placing import Place
 from purification.noise import NoiseSource
 from purification.purifiers import Purifier, make_purifier
 from purification.tensor_files import read_tensors, write_rows_of_tensor
@@ -61,16 +62,19 @@ def count_adversarial(path: Path) -> int:
 
 
 def _unguided(
-    settings: Mapping[str, Any], folders: Sequence[Path], place: torch.device, dtype: torch.dtype
+    settings: Mapping[str, Any], folders: Sequence[Path], place: Place, dtype: torch.dtype
 ) -> Denoiser | None:
-    return load_denoiser(folders[0], settings["schedule"], place, dtype) if folders else None
+    if not folders:
+        return None
+    denoiser = load_denoiser(folders[0], settings["schedule"], place.prepare(), dtype)
+    return replace(denoiser, epsilon=place.network(denoiser.epsilon))
 
 
-def _guided(
-    settings: Mapping[str, Any], folders: Sequence[Path], place: torch.device, dtype: torch.dtype
-) -> Denoiser | None:
-    denoiser = load_denoiser(folders[0], settings["schedule"], place, dtype)
-    return replace(denoiser, auxiliary=load_classifier(folders[1], place, dtype)) if folders[1:] else denoiser
+def _guided(settings: Mapping[str, Any], folders: Sequence[Path], place: Place, dtype: torch.dtype) -> Denoiser | None:
+    denoiser = _unguided(settings, folders[:1], place, dtype)
+    if denoiser is None or not folders[1:]:
+        return denoiser
+    return replace(denoiser, auxiliary=place.network(load_classifier(folders[1], place.prepare(), dtype)))
 
 
 NETWORKS: dict[str, Callable[..., Denoiser | None]] = {
@@ -83,33 +87,44 @@ NETWORKS: dict[str, Callable[..., Denoiser | None]] = {
 }
 
 
+def place_of(settings: Mapping[str, Any]) -> Place:
+    """Where and how networks run, of the settings that evaluations share."""
+    return Place(settings["device"], settings["precision"])
+
+
 def load_purifier(
-    settings: Mapping[str, Any], files: Sequence[str], dataset: Dataset, device: str, dtype: torch.dtype = torch.float32
+    settings: Mapping[str, Any],
+    files: Sequence[str],
+    dataset: Dataset,
+    place: Place,
+    dtype: torch.dtype = torch.float32,
 ) -> Purifier:
     """Purifier of a configuration entry; `files` are those of its networks: a denoiser, then a guide, if any."""
-    place, folders = torch.device(device), list(dict.fromkeys(Path(file).parent for file in files))
+    folders = list(dict.fromkeys(Path(file).parent for file in files))
     network = NETWORKS[settings["kind"]](settings, folders, place, dtype)
-    return make_purifier(settings, network, dataset.shape, place)
+    return make_purifier(settings, network, dataset.shape, place.prepare())
 
 
 def load_twins(
     entry: Mapping[str, Any], inputs: Any, dataset: Dataset, settings: Mapping[str, Any]
 ) -> dict[str, Purifier]:
     """The purifier as "trained" and, where it has a denoiser, the same sampler on the Gaussian model as "null"."""
-    twins = {"trained": load_purifier(entry, inputs.denoiser, dataset, settings["device"])}
+    place = place_of(settings)
+    twins = {"trained": load_purifier(entry, inputs.denoiser, dataset, place)}
     if inputs.null:
-        twins["null"] = load_purifier(entry, inputs.null, dataset, settings["device"])
+        twins["null"] = load_purifier(entry, inputs.null, dataset, place)
     return twins
 
 
 def load_judge(
-    chosen: Mapping[str, Any], files: Sequence[str], dataset: Dataset, device: str, dtype: torch.dtype
+    chosen: Mapping[str, Any], files: Sequence[str], dataset: Dataset, place: Place, dtype: torch.dtype
 ) -> Classifier:
-    """The classifier of an entry: trained, from its files, or a user's."""
-    place = torch.device(device)
+    """The classifier of an entry: trained, from its files, or a user's, which is always left its own precision."""
+    device = place.prepare()
     if chosen["kind"] == "python":
-        return own_classifier(chosen, dataset.shape, dataset.num_classes, place)
-    return load_classifier(Path(files[0]).parent, place, dtype)
+        own = own_classifier(chosen, dataset.shape, dataset.num_classes, device)
+        return Place(place.device, "fp32").network(own)
+    return place.network(load_classifier(Path(files[0]).parent, device, dtype))
 
 
 def load_defence(
@@ -120,11 +135,12 @@ def load_defence(
     dtype: torch.dtype = torch.float32,
 ) -> Defence:
     """The purifier of an entry in front of the classifier whose entry is settings["classifier"]."""
-    purifier = load_purifier(entry, inputs.denoiser, dataset, settings["device"], dtype)
-    judge = load_judge(settings["classifier"], inputs.classifier, dataset, settings["device"], dtype)
+    place = place_of(settings)
+    purifier = load_purifier(entry, inputs.denoiser, dataset, place, dtype)
+    judge = load_judge(settings["classifier"], inputs.classifier, dataset, place, dtype)
     return Defence(purifier, judge, settings["batch_size"], gradient_batch_size=settings.get("gradient_batch_size"))
 
 
-def noise_source(seed: int, role: str, dataset: Dataset, device: str) -> NoiseSource:
-    """Noise of one role for images of this dataset."""
-    return NoiseSource(seed, role, dataset.shape, device)
+def noise_source(seed: int, role: str, dataset: Dataset) -> NoiseSource:
+    """Noise of one role for images of this dataset, on the CPU whatever the networks' device."""
+    return NoiseSource(seed, role, dataset.shape)

@@ -15,7 +15,7 @@ from purification.measure.audit import Sample
 from purification.measure.gradient_noise import gradient_noise
 from workflow_scripts.attacking import attacked, run_attack
 from workflow_scripts.datasets import read_dataset
-from workflow_scripts.defences import load_defence, noise_source
+from workflow_scripts.defences import load_defence, noise_source, place_of
 from workflow_scripts.job import job, logger, write_rows
 from workflow_scripts.journal import resuming
 from workflow_scripts.parts import block_of, join_rows, parts_of
@@ -62,7 +62,7 @@ def measure_attack_adequacy(
         part, defence = journal.part(str(number)), defences[name]
         result = run_attack(dataset, defence, images, labels, ids, settings, evaluation, memory, part)
         known = settings["knowledge"] == "both"
-        judge = noise_source(evaluation["seed"], "fixed" if known else "evaluation", dataset, evaluation["device"])
+        judge = noise_source(evaluation["seed"], "fixed" if known else "evaluation", dataset)
         logits = [
             defence.logits(defence.purify(result.adversarial, ids, judge, draw))
             for draw in range(1 if known else options["draws"])
@@ -91,7 +91,7 @@ def measure_gradient_noise(
     if not ids:
         write_rows(pd.DataFrame(), output)
         return
-    source = noise_source(evaluation["seed"], "audit", dataset, evaluation["device"])
+    source = noise_source(evaluation["seed"], "audit", dataset)
     sample, draws = Sample(images, labels, ids, source), options["draws"]
     found = gradient_noise(defence, sample, draws=draws, reference=options["reference"], loss=options["loss"])
     parts = [
@@ -103,8 +103,8 @@ def measure_gradient_noise(
 
 def seen_by(entry: Mapping[str, Any], attacks: Mapping[str, Any], inputs: Any, data: Dataset, judged: Any) -> Any:
     """The defence as each attack sees it."""
-    defence = load_defence(entry, inputs, data, judged)
-    return {name: attacked(defence, entry, attack, inputs, data, judged["device"]) for name, attack in attacks.items()}
+    defence, place = load_defence(entry, inputs, data, judged), place_of(judged)
+    return {name: attacked(defence, entry, attack, inputs, data, place) for name, attack in attacks.items()}
 
 
 if __name__ == "__main__":

@@ -40,9 +40,9 @@ def measure_attack_strength(
 
     The step size follows the steps, so that steps times step size stays what it is in the attack's entry.
     """
-    fixed = noise_source(evaluation["seed"], "fixed", dataset, evaluation["device"])
+    fixed = noise_source(evaluation["seed"], "fixed", dataset)
     images, labels, ids = dataset.take(evaluation["subset"], settings["images"], block)
-    normal = noise_source(evaluation["seed"], "random", dataset, evaluation["device"])(ids).normal("perturbation")
+    normal = noise_source(evaluation["seed"], "random", dataset)(ids).normal("perturbation")
     clean, rows = (defence.predict(images, ids, fixed, 0) == labels).numpy(), []
     for number, variation in enumerate(variations):
         epsilon, steps = settings["epsilon"] * variation["scale"], variation["steps"]

@@ -34,15 +34,15 @@ def measure_distances(
     journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per (model, start, image, point of the path), in this order whatever the batches."""
-    seed, device = settings["seed"], settings["device"]
+    seed = settings["seed"]
     clean, _, ids = dataset.take(settings["subset"], settings["images"], block)
-    uniform = settings["epsilon"] * noise_source(seed, "probe", dataset, device)(ids).uniform("perturbation")
+    uniform = settings["epsilon"] * noise_source(seed, "probe", dataset)(ids).uniform("perturbation")
     starts = {
         "adversarial": read_adversarial(adversarial, ids, block.start(settings["images"])),
         "uniform": clean + uniform,
         "clean": clean,
     }
-    source = noise_source(seed, "evaluation", dataset, device)
+    source = noise_source(seed, "evaluation", dataset)
 
     def rows_of(item: tuple[str, str, tuple[list[int], int]]) -> pd.DataFrame:
         (model, start, (chosen, valid)), rows = item, []

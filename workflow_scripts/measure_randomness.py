@@ -34,7 +34,7 @@ def measure_randomness(
 ) -> None:
     """One row per (model, image)."""
     clean, _, ids = dataset.take(settings["subset"], settings["images"], block)
-    probe = noise_source(settings["seed"], "probe", dataset, settings["device"])
+    probe = noise_source(settings["seed"], "probe", dataset)
 
     def rows_of(item: tuple[str, int]) -> pd.DataFrame:
         model, number = item

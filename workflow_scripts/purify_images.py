@@ -45,7 +45,7 @@ def inputs_of(
     start  position of the first of `images` among all; a name that has none of them is left out
     """
     threat = ThreatModel(settings["norm"], settings["epsilon"])
-    control = noise_source(settings["seed"], "random", dataset, settings["device"])
+    control = noise_source(settings["seed"], "random", dataset)
     inputs = {}
     if len(first := images[: max(settings["images"] - start, 0)]):
         inputs = {"clean": first, "random": threat.random(control(ids[: len(first)]).normal("perturbation"), first)}
@@ -117,9 +117,7 @@ def purify_images(
     journal: Journal = NO_JOURNAL,
 ) -> None:
     """One row per (attack, image); "clean" is the image itself, "random" noise as large as the budget."""
-    fixed, fresh = (
-        noise_source(settings["seed"], role, dataset, settings["device"]) for role in ("fixed", "evaluation")
-    )
+    fixed, fresh = (noise_source(settings["seed"], role, dataset) for role in ("fixed", "evaluation"))
     count = max([settings["images"], *map(count_adversarial, attacks.values())])
     images, labels, ids = dataset.take(settings["subset"], count, block)
     inputs = inputs_of(dataset, attacks, settings, images, ids, block.start(count))

@@ -46,7 +46,7 @@ def test_images_made_against_one_draw_break_it_and_hardly_another(tmp_path: Path
     adversarial, ids = read_adversarial(output, list(range(8))), list(range(8))
 
     def accuracy(role: str, draw: int) -> float:
-        predicted = defence.predict(adversarial, ids, noise_source(0, role, dataset, "cpu"), draw)
+        predicted = defence.predict(adversarial, ids, noise_source(0, role, dataset), draw)
         return float((predicted == 0).double().mean())
 
     others = [accuracy(role, draw) for role in ("fixed", "evaluation") for draw in range(8)]

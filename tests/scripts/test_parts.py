@@ -38,7 +38,7 @@ UNET: dict[str, Any] = {
 PURIFIER = {**CONFIG["purifiers"]["ddpm_100"], "steps": 2, "architecture": "unet"}
 PURIFIER |= {"schedule": {"beta_start": 1e-4, "beta_end": 2e-2, "train_steps": 1000}}
 EVALUATION: dict[str, Any] = {
-    **{"seed": 1, "device": "cpu", "batch_size": 4, "gradient_batch_size": 3, "subset": "test"},
+    **{"seed": 1, "device": "cpu", "precision": "fp32", "batch_size": 4, "gradient_batch_size": 3, "subset": "test"},
     **{"norm": "linf", "epsilon": 0.1, "classifier": {"kind": "residual"}},
 }
 SHORT = {"images": 9, "steps": 2, "queries": 4, "targets": 2, "draws": 2, "judges": 2, "pool": 2}
@@ -85,10 +85,14 @@ class Lab:
         save_model(folder, config, network.state_dict())
         return [str(folder / file) for file in ("config.json", "diffusion_pytorch_model.safetensors")]
 
-    def run(self, stage: str, place: str, parts: Sequence[str] = (), part: str = "") -> dict[str, Path]:
-        """Run the script of a stage as a job into a folder: for all images, for a part, or to join `parts`."""
+    def run(self, stage: str, place: str, parts: Sequence[str] = (), part: str = "", **changes: Any) -> dict[str, Path]:
+        """Run the script of a stage as a job into a folder: for all images, for a part, or to join `parts`.
+
+        changes  settings that evaluations share
+        """
         (outputs, params), stage = STAGES[stage], stage.split()[0]
         params = {"purifier": PURIFIER, "evaluation": EVALUATION, **params}
+        params = {key: {**value, **changes} if "device" in value else value for key, value in params.items()}
         inputs: dict[str, Any] = {"images": str(self.folder / "images.safetensors")}
         inputs |= {
             "subsets": str(self.folder / "subsets.json"),
@@ -173,6 +177,19 @@ def test_two_and_seven_parts_make_the_bytes_of_one_job(lab: Lab, name: str) -> N
         joined = lab.run(name, f"{name} joined {count}", parts=[str(path) for path in parts])
         for output, path in joined.items():
             assert path.read_bytes() == whole[output].read_bytes(), (count, output)
+
+
+@pytest.mark.parametrize("name", ["attack_images fixed", "attack_images adjoint", *list(STAGES)[:8]])
+def test_precision_and_device_reach_every_stage(lab: Lab, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in bf16 are others; where there is no CUDA device, the job's log says so in a sentence."""
+    outputs, lower = lab.run(name, f"{name} fp32"), lab.run(name, f"{name} bf16", precision="bf16")
+    assert outputs.keys() == lower.keys()
+    assert next(iter(outputs.values())).read_bytes() != next(iter(lower.values())).read_bytes()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        lab.run(name, f"{name} cuda", device="cuda:0")
+    log = (lab.folder / f"{name} cuda" / "job.log").read_text()
+    assert "expected device 'cuda:0', got 0 CUDA devices" in log.splitlines()[-1]
 
 
 PEAK = """

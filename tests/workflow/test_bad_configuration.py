@@ -93,7 +93,7 @@ SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
     "5.0 for a count": ({"batch_size": 5.0}, "batch_size: expected a whole number >= 2, got 5.0 — write 5"),
     "true for a count": (entry("evaluation", images=True), "evaluation.images: expected a whole number >= 1, got true"),
     "nothing for a section": ({"threat": None}, "threat: expected keys with values, got nothing — give it a value"),
-    "nothing for a value": ({"device": None}, "device: expected one of cpu, got nothing"),
+    "nothing for a value": ({"device": None}, "device: expected one of cpu, cuda, cuda:0, "),
     "number for a section": ({"fit": 3}, "fit: expected keys with values, got 3 — write `key: value` pairs"),
     "name for a list": (entry("run", varied="ddpm_200"), "run.varied: expected a list, got 'ddpm_200' — write a list"),
     "no for a text": (
