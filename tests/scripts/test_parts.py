@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,8 +70,10 @@ class Lab:
         torch.manual_seed(0)
         splits = {"train": 10, "validation": 10, "test": 12}
         dataset = load_dataset({"kind": "digits", "size": 8, "splits": splits}, 0)
-        write_dataset(dataset, folder / "images.safetensors", folder / "subsets.json")
         classifier, denoiser = ResidualNetwork(1, 10, [4]), UNet.from_config(UNET)
+        with torch.no_grad():  # what it says at first is right, so that attacks have something to do
+            dataset = replace(dataset, labels=classifier.eval()(dataset.images).argmax(dim=1))
+        write_dataset(dataset, folder / "images.safetensors", folder / "subsets.json")
         self.classifier = self.save(
             "classifier", {"kind": "residual", "channels": 1, "classes": 10, "widths": [4]}, classifier
         )
@@ -179,7 +182,7 @@ def test_two_and_seven_parts_make_the_bytes_of_one_job(lab: Lab, name: str) -> N
             assert path.read_bytes() == whole[output].read_bytes(), (count, output)
 
 
-@pytest.mark.parametrize("name", ["attack_images fixed", "attack_images adjoint", *list(STAGES)[:8]])
+@pytest.mark.parametrize("name", ["attack_images adjoint", *list(STAGES)[:8]])
 def test_precision_and_device_reach_every_stage(lab: Lab, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows in bf16 are others; where there is no CUDA device, the job's log says so in a sentence."""
     outputs, lower = lab.run(name, f"{name} fp32"), lab.run(name, f"{name} bf16", precision="bf16")
