@@ -151,6 +151,8 @@ STAGES: dict[str, tuple[list[str], dict[str, Any]]] = {
                 "gradient_batch_size": 16,
                 "probes": 3,
                 "iterations": 2,
+                "spectrum": "full",
+                "directions": 2,
                 "small_scale": 0.1,
             }
         },
