@@ -29,8 +29,17 @@ class Plan:
     config: Mapping[str, Any]
 
 
-def plan(configfiles: Sequence[Path], target: str, snakefile: Path, *, forceall: bool) -> Plan:
+def plan(
+    configfiles: Sequence[Path],
+    target: str,
+    snakefile: Path,
+    *,
+    forceall: bool,
+    changes: Mapping[str, Any] | None = None,
+) -> Plan:
     """Everything that `target` needs (all of it, or what is not there yet); nothing is run.
+
+    changes  settings over those of the files
 
     Snakemake's own plan, not an imitation: a rule that is added is in it.
     """
@@ -40,7 +49,7 @@ def plan(configfiles: Sequence[Path], target: str, snakefile: Path, *, forceall:
     with SnakemakeApi(chosen.OutputSettings(quiet={chosen.Quietness.ALL})) as api:
         workflow = api.workflow(
             resource_settings=chosen.ResourceSettings(cores=1),
-            config_settings=chosen.ConfigSettings(configfiles=configfiles, config={"shards": 1}),
+            config_settings=chosen.ConfigSettings(configfiles=configfiles, config={**(changes or {}), "shards": 1}),
             storage_settings=chosen.StorageSettings(),
             snakefile=snakefile,
         )

@@ -1,8 +1,7 @@
 """Measure seconds and memory of single units of work with the networks of a configuration and random weights.
 
 Every unit runs in a child forked from a process that has imported everything, so that memory freed by one unit does not
-hide what the next one takes. Times are processor times where the device is a CPU: other work on the machine does not
-lengthen them.
+hide what the next one takes. Times are processor times on a CPU: other work on the machine does not lengthen them.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,7 +24,6 @@ from torch import Tensor
 
 from purification.data import Dataset
 from purification.defence import Defence
-from purification.finetuning import finetune_denoiser
 from purification.fit import fit_sigmoid
 from purification.gradients import MODES, steps_within
 from purification.measure import jacobian
@@ -40,18 +38,17 @@ from purification.models.denoisers import (
     fit_stationary,
     network_epsilon,
 )
-from purification.models.loading import ARCHITECTURES, PREDICTORS, PUBLISHED
-from purification.models.published import convert_classifier
-from purification.models.published_denoisers import convert_denoiser
+from purification.models.loading import PUBLISHED
+from purification.models.published import describe_classifier
 from purification.models.unet import UNet
 from purification.noise import Noise, NoiseSource
 from purification.purifiers import Purifier, make_purifier, purify
-from purification.robust_training import train_robust_classifier
 from purification.schedule import Schedule
-from purification.training import train_classifier, train_denoiser
 from purification.user_code import own_classifier
 from workflow_scripts.cost_chains import first_steps
 from workflow_scripts.cost_memory import peak_memory
+from workflow_scripts.cost_passes import TALLY, Passes, counting
+from workflow_scripts.cost_trainings import TRAININGS
 from workflow_scripts.cost_units import Unit
 
 LONG = 6  # chains up to this length run whole, longer ones are extrapolated from their first steps
@@ -80,11 +77,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Laboratory:
-    """What units are measured with: the configuration, its dataset, and the seconds one unit should take at most."""
+    """What units are measured with, seconds one should take at most, and passes of published denoisers by entry."""
 
     config: Mapping[str, Any]
     data: Dataset
     allowance: float
+    passes: Mapping[str, Mapping[torch.dtype, Passes]] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -96,7 +94,7 @@ class Laboratory:
         if entry["kind"] == "python":
             return own_classifier(entry, self.data.shape, self.data.num_classes, self.device)
         if entry["kind"] in PUBLISHED:
-            network = PUBLISHED[entry["kind"]](convert_classifier(entry)[0])
+            network = PUBLISHED[entry["kind"]](describe_classifier(entry))
         else:
             network = ResidualNetwork(self.data.shape[0], self.data.num_classes, entry["widths"])
         return network.to(self.device, dtype).eval().requires_grad_(False)
@@ -112,6 +110,13 @@ class Laboratory:
             network = Denoiser(epsilon, schedule, auxiliary=self.classifier(dtype, guide) if guide else None)
         return make_purifier(entry, network, self.data.shape, self.device)
 
+    def kept(self, text: str, dtype: torch.dtype) -> float:
+        """Bytes that a step of one image keeps where its network is counted, 0 where it runs."""
+        entry = self.config["denoisers"].get(json.loads(text).get("denoiser"), {})
+        entry = self.config["denoisers"].get(entry.get("base"), entry)
+        passes = self.passes.get(json.dumps(entry, sort_keys=True), {})
+        return passes[dtype].kept if passes else 0.0
+
     def noise(self, size: int, dtype: torch.dtype = torch.float32) -> Noise:
         return self.source(dtype)(range(size))
 
@@ -126,11 +131,11 @@ class Laboratory:
         """Time of one call."""
         on_cpu = self.device.type == "cpu"
         clock = time.process_time if on_cpu else time.perf_counter
-        begin = clock()
+        begin, counted = clock(), TALLY.seconds
         run()
         if not on_cpu:
             torch.cuda.synchronize(self.device)
-        return clock() - begin
+        return clock() - begin + TALLY.seconds - counted
 
     def cost(self, run: Callable[[], object]) -> Cost:
         """Shortest of a few calls after the first, the first alone where it is long; memory of all."""
@@ -144,7 +149,7 @@ class Laboratory:
     def _peak(self) -> float:
         if self.device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self.device))
-        return peak_memory()
+        return peak_memory() + TALLY.memory
 
     def affordable(self, size: int, run: Callable[[int], object]) -> int:
         """`size`, or as many images (two at the least) as fit into the allowance by the second call for one of them."""
@@ -159,13 +164,12 @@ def _unet(entry: Mapping[str, Any], lab: Laboratory, dtype: torch.dtype) -> Epsi
 
 
 def _finetuned(entry: Mapping[str, Any], lab: Laboratory, dtype: torch.dtype) -> Epsilon:
-    return _unet(lab.config["denoisers"][entry["base"]], lab, dtype)
+    base = lab.config["denoisers"][entry["base"]]
+    return NETWORKS[base["kind"]](base, lab, dtype)
 
 
 def _converted(entry: Mapping[str, Any], lab: Laboratory, dtype: torch.dtype) -> Epsilon:
-    config, _ = convert_denoiser(entry, lab.data.shape[0])
-    kind = config.get("kind", "unet")
-    return PREDICTORS[kind](ARCHITECTURES[kind](config).to(lab.device, dtype))
+    return counting(lab.passes[json.dumps(entry, sort_keys=True)][dtype])
 
 
 def _gaussian(entry: Mapping[str, Any], lab: Laboratory, dtype: torch.dtype) -> Epsilon:
@@ -239,8 +243,11 @@ def _gradient(unit: Unit, lab: Laboratory) -> Cost:
     purifier, classifier = lab.purifier(unit.purifier, dtype), lab.classifier(dtype)
     steps, kept = purifier.num_steps, 0
     if unit.option in MODES and steps:
-        memory = lab.config["memory_bytes"] / unit.batch
-        kept = steps_within(purifier, lab.images(1, dtype), lab.noise(1, dtype), memory)
+        memory, need = lab.config["memory_bytes"] / unit.batch, lab.kept(unit.purifier, dtype)
+        if need:
+            kept = min(steps, int(memory // need))
+        else:
+            kept = steps_within(purifier, lab.images(1, dtype), lab.noise(1, dtype), memory)
 
     def call(share: float) -> Call:
         def run(short: Purifier, size: int) -> object:
@@ -278,32 +285,6 @@ def _push(unit: Unit, lab: Laboratory) -> Cost:
         return jacobian.push(purifier, image, 0, lab.source(), torch.ones(size, image.numel(), device=lab.device))
 
     return _chain(lab, lab.purifier(unit.purifier), unit.batch, call)
-
-
-def _unet_of(settings: Mapping[str, Any], lab: Laboratory) -> Any:
-    from diffusers import UNet2DModel
-
-    channels, side, _ = lab.data.shape
-    return UNet2DModel(sample_size=side, in_channels=channels, out_channels=channels, **settings["network"])
-
-
-def _train_unet(settings: Mapping[str, Any], lab: Laboratory) -> object:
-    network, schedule = _unet_of(settings, lab), Schedule(**settings["schedule"])
-    return train_denoiser(lab.data.take("train")[0], network, schedule, settings["training"], 0)
-
-
-def _finetune_unet(settings: Mapping[str, Any], lab: Laboratory) -> object:
-    images, labels, _ = lab.data.take("train")
-    network, schedule = _unet_of(settings, lab), Schedule(**settings["schedule"])
-    return finetune_denoiser(images, labels, network, schedule, lab.classifier(), settings, 0)
-
-
-TRAININGS: dict[str, Callable[[Mapping[str, Any], Laboratory], object]] = {
-    "residual": lambda settings, lab: train_classifier(*lab.data.take("train")[:2], settings, 0),
-    "robust": lambda settings, lab: train_robust_classifier(*lab.data.take("train")[:2], settings, 0),
-    "unet": _train_unet,
-    "finetuned": _finetune_unet,
-}
 
 
 def _train(unit: Unit, lab: Laboratory) -> Cost:
@@ -386,4 +367,5 @@ PROBES: dict[str, Callable[[Unit, Laboratory], Cost]] = {
 def measure(unit: Unit, lab: Laboratory) -> Cost:
     """Cost of one unit in this process, on one thread."""
     torch.set_num_threads(1)
+    TALLY.memory = 0.0
     return PROBES[unit.kind](unit, lab)

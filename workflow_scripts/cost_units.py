@@ -255,7 +255,7 @@ def _trained(job: Job, context: Context) -> Work:
     settings = dict(job.params["settings"])
     steps = settings.get("training", settings)["steps"]
     if "base" in settings:
-        settings["network"] = context.config["denoisers"][settings["base"]]["network"]
+        settings["tuned"] = context.config["denoisers"][settings["base"]]
     return Counter({Unit("train", option=json.dumps(settings, sort_keys=True)): steps})
 
 

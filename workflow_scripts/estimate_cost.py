@@ -6,10 +6,13 @@ python -m workflow_scripts.estimate_cost --cores 2 my.yaml
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +27,18 @@ import pandas as pd
 import torch
 
 from purification.data import Dataset, select
+from workflow_scripts.cost_passes import Passes, measure_passes
 from workflow_scripts.cost_plan import Plan, makespan, plan
 from workflow_scripts.cost_probe import Cost, Laboratory, measure
+from workflow_scripts.cost_standins import merged, stand_ins
 from workflow_scripts.cost_units import WORK, Context, Unit
+from workflow_scripts.input_files import PUBLISHED_DENOISERS, places_used
 
 ROOT = Path(__file__).parents[1]
 TARGET = "results/tables"
 PROBE = 45.0  # seconds that all units together should take
 SAMPLE = 2048  # images that probes are given
+BYTES = 256_000_000  # at most, of random images
 TRAINING = ("train", "null_model")  # units that hold all training images
 DISPATCH = 0.4  # ASSUME: seconds Snakemake takes to start and finish a job
 # what a job does before its script begins, and what it has cost
@@ -46,11 +53,12 @@ print(time.process_time(), peak_memory())
 
 @dataclass(frozen=True)
 class Forecast:
-    """One row per job: rule, seconds, memory in bytes; wall time of all of them on `cores`."""
+    """One row per job: rule, seconds, memory in bytes; wall time of all on `cores`; what passes of networks cost."""
 
     jobs: pd.DataFrame
     wall: float
     cores: int
+    passes: tuple[str, ...] = ()
 
     def stages(self) -> pd.DataFrame:
         """One row per rule, and their total."""
@@ -89,13 +97,49 @@ def start_of(script: str) -> Cost:
     return Cost(float(seconds), float(memory))
 
 
-def unit_costs(units: Sequence[Unit], config: Mapping[str, Any], data: Dataset, cores: int) -> dict[Unit, Cost]:
-    """Measured cost of every unit, each in a process of its own, as many at once as there are cores."""
-    lab = Laboratory(config, data, allowance=PROBE * cores / max(len(units), 1) / 3)
+Measured = Mapping[str, Mapping[torch.dtype, Passes]]
+
+
+def pass_costs(units: Sequence[Unit], config: Mapping[str, Any], data: Dataset) -> Measured:
+    """Passes of the published denoisers that units use, one network at a time: none shares the memory."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["workflow_scripts.cost_probe"])
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        return {text: pool.apply(measure_passes, place) for text, place in published(units, config, data).items()}
+
+
+def unit_costs(
+    units: Sequence[Unit], config: Mapping[str, Any], data: Dataset, cores: int, passes: Measured
+) -> dict[Unit, Cost]:
+    """Measured cost of every unit, each in a process of its own, as many at once as there are cores."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["workflow_scripts.cost_probe"])
+    lab = Laboratory(config, data, PROBE * cores / max(len(units), 1) / 3, passes)
     with context.Pool(cores, maxtasksperchild=1) as pool:
         return dict(zip(units, pool.map(partial(measure, lab=lab), units, chunksize=1), strict=True))
+
+
+def published(units: Sequence[Unit], config: Mapping[str, Any], data: Dataset) -> dict[str, tuple[Any, ...]]:
+    """Entries as JSON of the published denoisers that units use -> arguments of `measure_passes`."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for purifier in (json.loads(unit.purifier) for unit in units if unit.purifier):
+        entry = config["denoisers"].get(purifier.get("denoiser"), {})
+        entry = config["denoisers"].get(entry.get("base"), entry)
+        if entry.get("kind") in PUBLISHED_DENOISERS:
+            side = purifier.get("size", data.shape[-1])
+            found[json.dumps(entry, sort_keys=True)] = (entry, data.shape, side)
+    return found
+
+
+def random_sample(config: Mapping[str, Any]) -> tuple[Dataset, float, int]:
+    """What `read_sample` gives, of images that are not there: random ones of the entry's size."""
+    entry = config["datasets"][config["dataset"]]
+    shape = (entry.get("channels", 3), entry["size"], entry["size"])
+    count = min(SAMPLE, BYTES // (4 * math.prod(shape)))
+    images = torch.rand(count, *shape, generator=torch.Generator().manual_seed(0))
+    classes = entry.get("classes", 10)
+    data = Dataset(images, torch.arange(count) % classes, {"train": list(range(count))}, classes=classes)
+    return data, 0.0, 4 * entry["splits"]["train"] * math.prod(shape)
 
 
 def read_sample(config: Mapping[str, Any]) -> tuple[Dataset, float, int]:
@@ -111,16 +155,18 @@ def read_sample(config: Mapping[str, Any]) -> tuple[Dataset, float, int]:
     return data, seconds, 4 * len(chosen.subsets["train"]) * floats[0].numel()
 
 
-def forecast(made: Plan, cores: int) -> Forecast:
-    """Count the units of every job, measure each unit once, and put the jobs on the cores."""
+def forecast(made: Plan, cores: int, *, there: bool = True) -> Forecast:
+    """Count the units of every job, measure each once, put the jobs on cores; `there`: the images can be read."""
     processes = min(cores, len(os.sched_getaffinity(0)))
-    data, reading, training = read_sample(made.config)
+    data, reading, training = (read_sample if there else random_sample)(made.config)
     context = Context(made.config, data.shape)
     works = [WORK[job.script](job, context) for job in made.jobs]
     with ThreadPoolExecutor(processes) as pool:
         scripts = sorted({job.script for job in made.jobs})
         starts = dict(zip(scripts, pool.map(start_of, scripts), strict=True))
-    costs = unit_costs(sorted({unit for work in works for unit in work}, key=str), made.config, data, processes)
+    units = sorted({unit for work in works for unit in work}, key=str)
+    passes = pass_costs(units, made.config, data)
+    costs = unit_costs(units, made.config, data, processes, passes)
     rows = []
     for job, work in zip(made.jobs, works, strict=True):
         own = reading if job.rule == "prepare_dataset" else 0.0
@@ -129,7 +175,8 @@ def forecast(made: Plan, cores: int) -> Forecast:
         memory = starts[job.script].memory + held + max((costs[unit].memory for unit in work), default=0.0)
         rows.append({"rule": job.rule, "seconds": seconds, "memory": memory})
     table = pd.DataFrame(rows)
-    return Forecast(table, makespan(made.jobs, list(table.seconds + DISPATCH), cores), cores)
+    said = tuple(found[torch.float32].sentence(json.loads(text)["kind"]) for text, found in passes.items())
+    return Forecast(table, makespan(made.jobs, list(table.seconds + DISPATCH), cores), cores, said)
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -144,14 +191,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the forecast."""
     options = arguments(argv)
     cores = len(os.sched_getaffinity(0)) if options.cores == "all" else int(options.cores)
-    made = plan(options.configfile, TARGET, ROOT / "Snakefile", forceall=not options.left)
+    asked = merged(options.configfile, ROOT / "config" / "default.yaml")
+    with tempfile.TemporaryDirectory() as folder:
+        changes, absent = stand_ins(asked, Path(folder))
+        made = plan(options.configfile, TARGET, ROOT / "Snakefile", forceall=not options.left, changes=changes)
     name = options.configfile[-1].name if options.configfile else "default.yaml"
     if not made.jobs:
         print(f"{name}: nothing to be done")
         return
-    result = forecast(made, cores)
+    used = {path for _, path in places_used(asked)}
+    if absent := [path for path in absent if path in used]:
+        print(f"not there: {', '.join(absent)} — random images and weights of the same sizes take their place")
+    result = forecast(made, cores, there=asked["dataset"] not in changes.get("datasets", {}))
     print(result.stages().to_string(float_format="{:.2f}".format))
-    print(result.sentence(name))
+    for line in (*result.passes, result.sentence(name)):
+        print(line)
 
 
 if __name__ == "__main__":

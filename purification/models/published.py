@@ -87,15 +87,22 @@ def published_network(settings: Mapping[str, Any]) -> Normalised:
     return Normalised(NETWORKS[settings["kind"]](settings), settings["mean"], settings["std"])
 
 
+def describe_classifier(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Architecture of a published classifier, without its weights; a Hugging Face folder must be there."""
+    config = {key: value for key, value in settings.items() if key not in ("path", "branch")}
+    if settings["kind"] == "huggingface":
+        config["transformers"] = huggingface_config(Path(settings["path"]))
+    return config
+
+
 def convert_classifier(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and weights of a published classifier in our own format; `settings["path"]` is its file.
 
     Raises ValueError unless the file has exactly the weights of the network that the settings describe.
     """
-    path = Path(settings["path"])
-    config = {key: value for key, value in settings.items() if key not in ("path", "branch")}
+    path, config = Path(settings["path"]), describe_classifier(settings)
     if settings["kind"] == "huggingface":
-        config["transformers"], path = huggingface_config(path), path / "model.safetensors"
+        path /= "model.safetensors"
     network = published_network(config)
     inner = network.network
     wanted = (inner.model if isinstance(inner, _Logits) else inner).state_dict()

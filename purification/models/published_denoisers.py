@@ -66,6 +66,12 @@ def _check_channels(config: Mapping[str, Any], channels: int, path: Path) -> Non
 def _diffusers(settings: Mapping[str, Any], channels: int) -> Converted:
     folder = Path(settings["path"], settings.get("branch", ""))
     config = _json(folder / "config.json")
+    for key, value in settings.get("layout", {}).items():
+        if config.get(key) != value:
+            raise ValueError(
+                f"expected {key} = {value} in {folder / 'config.json'}, got {config.get(key)} — correct the entry's "
+                "`layout`, or fetch the folder of this network"
+            )
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel" or "down_block_types" not in config:
         raise ValueError(f"expected a UNet2DModel in {folder}, got {config.get('_class_name')} — correct the path")
     _check_channels(config, channels, folder)
@@ -133,6 +139,30 @@ CONVERTERS: dict[str, Callable[[Mapping[str, Any], int], Converted]] = {
     "score_sde": _score_sde,
     "edm": _edm,
 }
+
+
+def _described(settings: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    config = {key: value for key, value in settings.items() if key not in ("path", "branch", "schedule")}
+    return {**config, "channels": channels, "train_steps": settings["schedule"]["train_steps"]}
+
+
+def _described_diffusers(settings: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    if "layout" in settings:
+        return {"in_channels": channels, "out_channels": channels, **settings["layout"]}
+    return _json(Path(settings["path"], settings.get("branch", ""), "config.json"))
+
+
+DESCRIPTIONS: dict[str, Callable[[Mapping[str, Any], int], dict[str, Any]]] = {
+    "diffusers": _described_diffusers,
+    "guided_diffusion": _described,
+    "score_sde": _described,
+    "edm": _described,
+}
+
+
+def describe_denoiser(settings: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """Architecture of a published denoiser, without its weights; a diffusers folder must be there or described."""
+    return DESCRIPTIONS[settings["kind"]](settings, channels)
 
 
 def convert_denoiser(settings: Mapping[str, Any], channels: int) -> Converted:

@@ -226,7 +226,7 @@ def test_products_of_a_jacobian(
         assert total(work, kind) == calls[kind]
 
 
-@pytest.mark.parametrize("settings", [{"steps": 7}, {"training": {"steps": 7}, "base": "unet", "network": {}}], ids=str)
+@pytest.mark.parametrize("settings", [{"steps": 7}, {"training": {"steps": 7}, "base": "unet"}], ids=str)
 def test_steps_of_a_training(settings: dict[str, Any]) -> None:
     context = Context({**CONFIG, "denoisers": {"unet": {"network": {"layers_per_block": 1}}}}, (1, 4, 4))
     assert total(WORK["train_denoiser"](job("t", settings=settings), context), "train") == 7

@@ -358,6 +358,10 @@ BAD: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
         _folder({}, {"prediction_type": "v_prediction"}),
         "expected prediction_type = epsilon in .*, got v_prediction",
     ),
+    "other layout": (
+        lambda folder: {**_folder({})(folder), "layout": {"layers_per_block": 2}},
+        "expected layers_per_block = 2 in .*config.json, got 1 — correct the entry's `layout`",
+    ),
     "no folder": (
         lambda folder: {"kind": "diffusers", "path": str(folder / "none"), "schedule": SCHEDULE},
         "expected a diffusers configuration at .*, got an error",

@@ -59,7 +59,10 @@ def write_cifar(folder: Path) -> dict[str, Any]:
     unet.load_state_dict({**unet.state_dict(), **random_state(unet)})
     unet.save_pretrained(folder / "weights" / "ddpm-cifar10-32")
     entry = {"datasets": {"cifar10": {"splits": {"train": 40, "validation": 4, "test": 10}}}}
-    return {**entry, "classifiers": {"standard": sizes}}
+    written = json.loads((folder / "weights" / "ddpm-cifar10-32" / "config.json").read_text())
+    wanted = yaml.safe_load((folder / "config" / "cifar10.yaml").read_text())["denoisers"]["ddpm"]["layout"]
+    layout = {key: written[key] for key in wanted}
+    return {**entry, "classifiers": {"standard": sizes}, "denoisers": {"ddpm": {"layout": layout}}}
 
 
 def write_imagenet(folder: Path) -> dict[str, Any]:
