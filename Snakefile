@@ -20,6 +20,7 @@ include: "rules/published.smk"
 include: "rules/attacks.smk"
 include: "rules/measurements.smk"
 include: "rules/parts.smk"
+include: "rules/anomaly.smk"
 include: "rules/analysis.smk"
 include: "rules/rendering.smk"
 include: "rules/figures.smk"
@@ -30,6 +31,7 @@ wildcard_constraints:
     purifier=one_of(config["purifiers"]),
     attack=one_of(config["attacks"]),
     part=r"\d+_of_\d+",
+    detector=one_of(config["anomaly"]),
 
 
 onstart:

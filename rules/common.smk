@@ -20,6 +20,7 @@ from workflow_scripts.input_files import (
     PUBLISHED_DENOISERS,
     architecture_of,
     dataset_files,
+    detector_files,
     folder_listing,
     weight_files,
 )
@@ -248,12 +249,16 @@ MEASURED = {
         for kind in ("distances", "randomness", "jacobian", "attack_strength", "attack_adequacy")
     },
     "gradient_noise": config["run"]["attack_adequacy"],
+    "anomaly": config["run"]["anomaly"],
+    "certificates": config["run"]["anomaly"],
 }
+
+FOLDERS = {"anomaly": "purified/detectors", "certificates": "purified/certificates"}  # of the other kinds their name
 
 
 def rows_of(kind):
     """Files with the rows of one kind of measurement."""
-    return [f"{RESULTS}/{kind}/{purifier}.parquet" for purifier in MEASURED[kind]]
+    return [f"{RESULTS}/{FOLDERS.get(kind, kind)}/{name}.parquet" for name in MEASURED[kind]]
 
 
 PLACES = ("results", "device", "memory_bytes", "shards")  # settings of where and how a run is done
@@ -265,6 +270,7 @@ def report_settings():
     attacks = [config["base_attack"], config["transfer_attack"], *config["run"]["attacks"]]
     settings["purifiers"] = {name: config["purifiers"][name] for name in EVALUATED}
     settings["classifiers"], settings["index_lists"] = {config["classifier"]: CHOSEN}, EVALUATED_LIST
+    settings["anomaly"] = {name: config["anomaly"][name] for name in config["run"]["anomaly"]}
     return {**settings, "attacks": {name: config["attacks"][name] for name in attacks}}
 
 

@@ -15,6 +15,8 @@ FIGURES = {
     "images": ["purified", "audit"],
     "training": [],
 }
+if config["run"]["anomaly"]:
+    FIGURES |= {"anomaly": ["anomaly", "certificates"], "error_maps": ["anomaly"]}
 HEADLINE = config["run"]["headline"]
 ENTRIES = [config["purifiers"][name] for name in EVALUATED]
 DENOISERS = {entry["denoiser"] for entry in ENTRIES if "denoiser" in entry}
@@ -28,10 +30,14 @@ TRAINED = [  # networks that jobs of this run train
     for name, entry in config[kind].items()
     if name in used and entry["kind"] in ("residual", "robust", "unet", "finetuned")
 ]
+TRAINED += [("detectors", name) for name in config["run"]["anomaly"]]
 FIGURE_FILES = {
     "compression_robustness": {"fitted": list(FITTED.values())},
     "prediction": {"fitted": list(FITTED.values())},
     "images": {"samples": [f"{RESULTS}/purified/{HEADLINE}.safetensors"]},
+    "error_maps": {
+        "samples": [f"{RESULTS}/purified/detectors/{name}.safetensors" for name in config["run"]["anomaly"][:1]]
+    },
     "training": {"losses": [f"{RESULTS}/models/{kind}/{name}/losses.parquet" for kind, name in TRAINED]},
 }
 

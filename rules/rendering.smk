@@ -26,6 +26,9 @@ TABLES = [
     "subsets",
     "settings",
 ]
+ANOMALY_TABLES = ["anomaly", "certified_anomaly"]
+if config["run"]["anomaly"]:
+    TABLES += ANOMALY_TABLES
 
 
 rule render_tables:

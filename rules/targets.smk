@@ -42,6 +42,7 @@ rule list_checksums:
     input:
         delivered=DELIVERED,
         samples=expand(rules.purify_images.output.samples, purifier=EVALUATED),
+        maps=expand(rules.measure_anomalies.output.samples, detector=config["run"]["anomaly"]),
     output:
         f"{RESULTS}/checksums.txt",
     log:

@@ -9,6 +9,7 @@ import yaml
 
 from workflow_scripts.configuration_attacks import attack_problems
 from workflow_scripts.configuration_claims import claim_problems
+from workflow_scripts.configuration_detectors import detector_problems
 from workflow_scripts.configuration_entries import entry_problems
 from workflow_scripts.configuration_kinds import kind_problems
 from workflow_scripts.configuration_schema import nearest, schema_problems, shown
@@ -46,6 +47,8 @@ def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
     for key in ("sweep", "controls", *MEASURED):
         for name in run[key]:
             yield f"run.{key}", name, purifiers
+    for name in run["anomaly"]:
+        yield "run.anomaly", name, config["anomaly"]
     for name in run["ladder"]:
         yield "run.ladder", name, config["attacks"]
     for name, other in run["comparison"].items():
@@ -157,6 +160,14 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     checks = (
         *(name_problems, entry_problems, _place_problems, _purifier_problems, _python_problems),
         *(dataset_problems, network_problems),
-        *(attack_problems, kind_problems, _run_problems, claim_problems, ledger_problems, index_list_problems),
+        *(
+            detector_problems,
+            attack_problems,
+            kind_problems,
+            _run_problems,
+            claim_problems,
+            ledger_problems,
+            index_list_problems,
+        ),
     )
     return list(dict.fromkeys(sentence for check in checks for sentence in check(config)))

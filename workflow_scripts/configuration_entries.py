@@ -78,27 +78,30 @@ def _finetuning_problems(config: Mapping[str, Any]) -> Iterator[str]:
 def _network_problems(config: Mapping[str, Any]) -> Iterator[str]:
     size = config["datasets"][config["dataset"]]["size"]
     for name, entry in config["denoisers"].items():
-        if "network" not in entry:
-            continue
-        key, network = f"denoisers.{name}.network", entry["network"]
-        channels, groups = network["block_out_channels"], network["norm_num_groups"]
-        for blocks in ("down_block_types", "up_block_types"):
-            if len(network[blocks]) != len(channels):
-                yield (
-                    f"{key}.{blocks}: expected {len(channels)} entries, one per entry of block_out_channels, "
-                    f"got {len(network[blocks])} — add or remove some"
-                )
-        for number in [number for number in channels if number % groups]:
-            yield f"{key}.norm_num_groups: expected a divisor of {number} channels, got {groups} — choose another"
-        if channels[0] % 2 or channels[0] < 4:
-            yield f"{key}.block_out_channels[0]: expected an even number >= 4, got {channels[0]} — round it up"
-        factor = 2 ** (len(channels) - 1)
-        if size % factor:
+        if "network" in entry:
+            yield from unet_problems(f"denoisers.{name}.network", entry["network"], size)
+
+
+def unet_problems(key: str, network: Mapping[str, Any], size: int) -> Iterator[str]:
+    """Contradictions inside the arguments of a U-Net, and of them with the size of its images."""
+    channels, groups = network["block_out_channels"], network["norm_num_groups"]
+    for blocks in ("down_block_types", "up_block_types"):
+        if len(network[blocks]) != len(channels):
             yield (
-                f"{key}.block_out_channels: expected resolutions that halve the image size {size}, got {len(channels)} "
-                f"(a multiple of {factor}) — remove some or change the dataset's size"
+                f"{key}.{blocks}: expected {len(channels)} entries, one per entry of block_out_channels, "
+                f"got {len(network[blocks])} — add or remove some"
             )
-        yield from _attention_problems(key, network)
+    for number in [number for number in channels if number % groups]:
+        yield f"{key}.norm_num_groups: expected a divisor of {number} channels, got {groups} — choose another"
+    if channels[0] % 2 or channels[0] < 4:
+        yield f"{key}.block_out_channels[0]: expected an even number >= 4, got {channels[0]} — round it up"
+    factor = 2 ** (len(channels) - 1)
+    if size % factor:
+        yield (
+            f"{key}.block_out_channels: expected resolutions that halve the image size {size}, got {len(channels)} "
+            f"(a multiple of {factor}) — remove some or change the dataset's size"
+        )
+    yield from _attention_problems(key, network)
 
 
 def _attention_problems(key: str, network: Mapping[str, Any]) -> Iterator[str]:

@@ -104,7 +104,7 @@ class Laboratory:
         entry = json.loads(text)
         network = None
         if "denoiser" in entry:
-            chosen = self.config["denoisers"][entry["denoiser"]]
+            chosen = self.config["denoisers"].get(entry["denoiser"]) or self.detector(entry["denoiser"])
             guide = entry.get("guidance", {}).get("network")
             epsilon, schedule = NETWORKS[chosen["kind"]](chosen, self, dtype), Schedule(**entry["schedule"])
             network = Denoiser(epsilon, schedule, auxiliary=self.classifier(dtype, guide) if guide else None)
@@ -116,6 +116,10 @@ class Laboratory:
         entry = self.config["denoisers"].get(entry.get("base"), entry)
         passes = self.passes.get(json.dumps(entry, sort_keys=True), {})
         return passes[dtype].kept if passes else 0.0
+
+    def detector(self, name: str) -> Mapping[str, Any]:
+        """The denoiser of a detector as an entry of `denoisers`."""
+        return {"kind": "unet", **{key: self.config["anomaly"][name][key] for key in ("schedule", "network")}}
 
     def noise(self, size: int, dtype: torch.dtype = torch.float32) -> Noise:
         return self.source(dtype)(range(size))

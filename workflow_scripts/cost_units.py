@@ -259,6 +259,36 @@ def _trained(job: Job, context: Context) -> Work:
     return Counter({Unit("train", option=json.dumps(settings, sort_keys=True)): steps})
 
 
+def _detector(job: Job) -> dict[str, Any]:
+    """One reverse step of a detector's denoiser, as the entry of a purifier: what one reconstruction costs."""
+    settings = job.params["settings"]
+    fixed = {"kind": "diffusion", "sampler": "one_step", "forward_noise": True, "clip": "none", "clamp_output": False}
+    return {**fixed, "denoiser": settings["detector"], "t_star": 1, "schedule": settings["schedule"]}
+
+
+def _measure_anomalies(job: Job, context: Context) -> Work:
+    """Gradients of every attack and scores of all it made, of AdvRAD and of the purifier; both calibrated first."""
+    settings, one = job.params["settings"], _detector(job)
+    purifier = {**settings["purifier"], "denoiser": one["denoiser"], "schedule": one["schedule"]}
+    work, images = Work(), job.params["images"]
+    for entry, shots in ((entry_of(one), settings["shots"]), (entry_of(purifier), 1)):
+        for attack in settings["attacks"].values():
+            for unit, count in _pgd(context, entry, {**attack, "images": images}).items():
+                work[unit] += shots * count
+        scored = (len(settings["attacks"]) + 1) * (2 * settings["draws"] + 2) + settings["calibration"]
+        work[Unit("purify", entry, context.batch)] += shots * scored * context.blocks(images)
+    return work
+
+
+def _certify_anomalies(job: Job, context: Context) -> Work:
+    """Two of the three arms have a network."""
+    settings = job.params["settings"]
+    draws = settings["certification"]["samples"] + settings["calibration"]
+    return Counter(
+        {Unit("purify", entry_of(_detector(job)), context.batch): 2 * draws * context.blocks(job.params["images"])}
+    )
+
+
 def _fit_null_model(job: Job, context: Context) -> Work:
     return Counter({Unit("null_model"): 1})
 
@@ -292,6 +322,10 @@ WORK: dict[str, Callable[[Job, Context], Work]] = {
     "train_robust_classifier": _trained,
     "train_denoiser": _trained,
     "finetune_denoiser": _trained,
+    "prepare_anomalies": _nothing,
+    "train_detector": _trained,
+    "measure_anomalies": _measure_anomalies,
+    "certify_anomalies": _certify_anomalies,
     "convert_classifier": _nothing,
     "convert_denoiser": _nothing,
     "fit_null_model": _fit_null_model,

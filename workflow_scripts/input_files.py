@@ -43,6 +43,16 @@ def folder_listing(entry: Mapping[str, Any]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
+def detector_files(entry: Mapping[str, Any]) -> list[str]:
+    """Pictures and masks of a detector's `data` in MVTec AD's layout, inputs of their preparation; none for classes."""
+    if entry["kind"] != "mvtec":
+        return []
+    root = Path(entry["path"])
+    return sorted(
+        str(path) for part in ("train", "test", "ground_truth") for path in (root / part).glob("*/*") if path.is_file()
+    )
+
+
 def dataset_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """One sentence per file or folder of the chosen dataset that is not there."""
     name = config["dataset"]

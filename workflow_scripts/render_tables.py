@@ -70,6 +70,6 @@ if __name__ == "__main__":
     with job(snakemake):
         subsets = json.loads(Path(snakemake.input.subsets).read_text())
         chosen = {**snakemake.params.settings, "published": snakemake.params.published, "subsets": subsets}
-        rows = Rows.read({kind: snakemake.input[kind] for kind in KINDS}, chosen)
+        rows = Rows.read({kind: snakemake.input[kind] for kind in KINDS if snakemake.input[kind]}, chosen)
         tables = render_tables(rows, snakemake.params.names, snakemake.output)
         render_metrics(rows, tables, Path(snakemake.output.metrics))

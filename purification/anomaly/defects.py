@@ -60,19 +60,19 @@ DEFECTS: dict[str, Callable[[Array, float, np.random.Generator], Array]] = {
 }
 
 
-def with_defect(image: Array, kind: str, share: float, *, seed: int, number: int) -> tuple[Array, Array]:
+def with_defect(image: Array, defect: str, share: float, *, seed: int, number: int) -> tuple[Array, Array]:
     """Image (C, H, W) in [0, 1] with a defect, and the mask (H, W) of the pixels it changed.
 
     share   side of the square that holds the defect, in units of the shorter side
-    number  dataset index, which keys the randomness with the seed and the kind
+    number  dataset index, which keys the randomness with the seed and the defect
 
     Places where the defect would change less than `LEAST` on average are drawn again; raises ValueError where there is
     no other.
     """
     for draw in range(TRIES):
-        made = DEFECTS[kind](image, share, generator(seed, "defects", kind, number, draw))
+        made = DEFECTS[defect](image, share, generator(seed, "defects", defect, number, draw))
         change = np.abs(made - image).mean(axis=0)
         mask = change > 0
         if mask.any() and change[mask].mean() >= LEAST and mask.sum() >= 0.5 * max(1.0, share * image.shape[1]):
             return made, mask
-    raise ValueError(f"expected a place for defect {kind!r} on image {number}, got none — choose other defects")
+    raise ValueError(f"expected a place for defect {defect!r} on image {number}, got none — choose other defects")

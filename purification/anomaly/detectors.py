@@ -215,13 +215,18 @@ def calibrated(
     return Defence(purifier, whole, batch_size, gradient_batch_size=gradient_batch_size)
 
 
+def head_of(detector: Defence) -> Head:
+    """What scores maps in a detector; raises TypeError for a defence in front of another classifier."""
+    if not isinstance(detector.classifier, Head):
+        raise TypeError(f"expected a detector with a head that scores maps, got {type(detector.classifier).__name__}")
+    return detector.classifier
+
+
 def maps(detector: Defence, images: Tensor, ids: Sequence[int], source: NoiseSource, draw: int) -> Tensor:
     """|Err_ms - E| of images at one draw, (n, H, W)."""
-    purified, head = detector.purify(images, ids, source, draw), detector.classifier
-    if not isinstance(head, Head):
-        raise TypeError(f"expected a detector with a head that scores maps, got {type(head).__name__}")
+    purified = detector.purify(images, ids, source, draw)
     with torch.no_grad():
-        return head.deviation(purified)
+        return head_of(detector).deviation(purified)
 
 
 def scores(detector: Defence, images: Tensor, ids: Sequence[int], source: NoiseSource, draw: int) -> Tensor:

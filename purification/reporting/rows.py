@@ -18,7 +18,7 @@ from purification.statistics import Array, Estimate
 
 KINDS = (
     *("purified", "compression", "distances", "randomness", "jacobian"),
-    *("audit", "attack_strength", "attack_adequacy", "gradient_noise"),
+    *("audit", "attack_strength", "attack_adequacy", "gradient_noise", "anomaly", "certificates"),
 )
 
 

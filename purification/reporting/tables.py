@@ -11,6 +11,7 @@ from purification import statistics
 from purification.index_lists import index_hash
 from purification.reporting import law
 from purification.reporting.adequacy import attack_adequacy, gradient_noise
+from purification.reporting.anomaly import anomaly, certified_anomaly
 from purification.reporting.claims import judge_all
 from purification.reporting.comparison import defences
 from purification.reporting.controls import controls
@@ -237,4 +238,6 @@ TABLES: dict[str, Callable[[Rows], pd.DataFrame]] = {
     "reliability": reliability,
     "subsets": subsets,
     "settings": settings,
+    "anomaly": anomaly,
+    "certified_anomaly": certified_anomaly,
 }

@@ -24,7 +24,7 @@ FIGURES = (
     "fuzziness",
     "images",
 )
-ALL_FIGURES = {f"render_figures_{name}" for name in (*FIGURES, "training")}
+ALL_FIGURES = {f"render_figures_{name}" for name in (*FIGURES, "training", "anomaly", "error_maps")}
 RELATION = {"render_figures_compression_robustness", "render_figures_prediction"}
 TABLED = {"render_tables", "render_report", "check_results"}
 CONCLUDED = {"fit_compression_robustness", *TABLED, *ALL_FIGURES}

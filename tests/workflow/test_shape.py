@@ -49,7 +49,9 @@ def test_parsing_the_workflow_does_not_import_torch(tmp_path: Path) -> None:
 def test_rules_and_library_name_the_same_tables() -> None:
     text = (ROOT / "rules" / "rendering.smk").read_text()
     listed = re.search(r"TABLES = \[(.*?)\]", text, re.DOTALL)
-    assert listed and re.findall(r'"(\w+)"', listed.group(1)) == list(TABLES)
+    more = re.search(r"ANOMALY_TABLES = \[(.*?)\]", text)
+    assert listed and more
+    assert [name for part in (listed, more) for name in re.findall(r'"(\w+)"', part.group(1))] == list(TABLES)
 
 
 def test_the_points_a_fit_needs_have_one_value() -> None:

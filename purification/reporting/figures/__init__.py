@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from purification.reporting.figures import style
 from purification.reporting.figures.accuracy import attacked, budget, robustness
 from purification.reporting.figures.adequacy import adequacy
+from purification.reporting.figures.anomaly import anomaly, error_maps
 from purification.reporting.figures.fuzziness import curves, shown
 from purification.reporting.figures.ladder import ladder
 from purification.reporting.figures.paths import distances, randomness
@@ -31,6 +32,8 @@ FIGURES: dict[str, Callable[[Rows, Extras], Figure]] = {
     "fuzziness": curves,
     "images": images,
     "training": training,
+    "anomaly": anomaly,
+    "error_maps": error_maps,
 }
 
 # Figure -> the purifiers whose attacks or derivatives it shows; those whose audit failed are named under it.
@@ -47,6 +50,8 @@ SHOWN: dict[str, Callable[[Rows], Iterable[str]]] = {
     "fuzziness": shown,
     "images": lambda rows: [rows.headline],
     "training": lambda rows: [],
+    "anomaly": lambda rows: [],
+    "error_maps": lambda rows: [],
 }
 
 __all__ = ["FIGURES", "Extras", "draw", "save"]
