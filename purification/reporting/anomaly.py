@@ -45,6 +45,13 @@ def _three(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
+def _pixels(rows: Rows, areas: pd.Series) -> dict[str, float]:
+    """Mean area over the images with a mask, and how many have one."""
+    if areas.empty:
+        return {"pixel_auroc": np.nan, "pixel_auroc_low": np.nan, "pixel_auroc_high": np.nan, "pixel_n": 0}
+    return {**_three("pixel_auroc", rows.mean(areas)), "pixel_n": len(areas)}
+
+
 def anomaly(rows: Rows) -> pd.DataFrame:
     """AUROC of every (detector, arm, attack) and group of anomalies, with the attacked normal images.
 
@@ -68,7 +75,7 @@ def anomaly(rows: Rows) -> pd.DataFrame:
                     record |= _three(column, _estimate(rows, part, chosen, _won(part, chosen, column)))
                 other = own - _won(arms[REFERENCE], chosen, "varied")
                 record |= _three("difference", _estimate(rows, part, chosen, other))
-                records.append({**record, "pixel_auroc": part.pixel_auroc[chosen].mean()})
+                records.append({**record, **_pixels(rows, part.pixel_auroc[chosen].dropna())})
     return pd.DataFrame(records)
 
 

@@ -227,6 +227,11 @@ def test_tables_hold_areas_with_intervals_and_the_comparison(made: Path) -> None
         assert (table[f"{name}_low"] <= table[name] + 1e-9).all()
         assert (table[name] <= table[f"{name}_high"] + 1e-9).all()
     assert (table[table.arm == "purified"].difference == 0).all()
+    masked = table[table.anomalies != "other classes"]
+    assert (masked.pixel_n == 3).all() and masked.pixel_auroc.between(
+        masked.pixel_auroc_low, masked.pixel_auroc_high
+    ).all()
+    assert table[table.anomalies == "other classes"].pixel_auroc.isna().all()
     certified = certified_anomaly(rows_of(made))
     assert (certified[certified.radius == 10.0].certified == 0).all()
     assert (certified.groupby(["arm", "anomalies"]).certified.diff().dropna() <= 0).all()
