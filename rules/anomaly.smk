@@ -25,7 +25,7 @@ def detector_settings(detector, *names):
     entry = config["anomaly"][detector]
     shared = ("schedule", "components", "scales", "window", "summary", "calibration", *names)
     return {
-        **{key: config[key] for key in ("seed", "device", "batch_size")},
+        **{key: config[key] for key in ("seed", "device", "precision", "batch_size")},
         **{name: entry[name] for name in shared},
         "architecture": "unet",
         "detector": detector,

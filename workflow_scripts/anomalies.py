@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from purification.anomaly.items import Items
 from purification.data import Dataset
 from purification.models.loading import load_denoiser
 from purification.tensor_files import read_tensors
+from workflow_scripts.defences import place_of
 from workflow_scripts.job import replacing, write_rows
 
 TENSORS = ("train", "train_ids", "test", "ids", "sources", "masks")
@@ -48,8 +50,10 @@ def tested(items: Items) -> Dataset:
 
 def load_parts(items: Items, settings: Mapping[str, Any], folder: Path) -> Parts:
     """The trained denoiser and the projection fitted to the same images."""
-    place = torch.device(settings["device"])
-    denoiser = load_denoiser(folder, settings["schedule"], place, torch.float32)
+    place = place_of(settings)
+    device = place.prepare()
+    denoiser = load_denoiser(folder, settings["schedule"], device, torch.float32)
+    denoiser = replace(denoiser, epsilon=place.network(denoiser.epsilon))
     channels, height, width = items.train.shape[1:]
     projection = fit_projection(items.train, settings["components"])
-    return Parts(denoiser, projection, (channels, height, width), place)
+    return Parts(denoiser, projection, (channels, height, width), device)

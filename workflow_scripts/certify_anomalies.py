@@ -44,9 +44,7 @@ def certify_anomalies(
     Each of them may fail with probability `failure` / images (Bonferroni).
     """
     data, chosen = tested(items), settings["certification"]
-    calibration, source = (
-        noise_source(settings["seed"], role, data, settings["device"]) for role in ("calibration", "certification")
-    )
+    calibration, source = (noise_source(settings["seed"], role, data) for role in ("calibration", "certification"))
     sizes = {"batch_size": settings["batch_size"], "gradient_batch_size": settings["batch_size"]}
     sigma, failure = noise_scale(parts.denoiser, chosen["level"]), chosen["failure"] / len(items.ids)
     fixed = {"percentile": chosen["percentile"], "sigma": sigma, "failure": failure}

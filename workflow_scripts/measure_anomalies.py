@@ -35,7 +35,7 @@ def _inputs(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, images, and their controls: as they are, and after each attack."""
     yield CLEAN, items.test, items.test
-    normal = noise_source(settings["seed"], "random", data, settings["device"])(items.ids).normal("direction")
+    normal = noise_source(settings["seed"], "random", data)(items.ids).normal("direction")
     for name, entry in settings["attacks"].items():
         part = journal.part(f"{arm}_{name}")
         made = run_attack(data, found, items.test, items.anomalous, items.ids, entry, settings, memory, part)
@@ -56,7 +56,7 @@ def pixel_auroc(found: Tensor, mask: Tensor) -> float:
 
 def _rows(items: Items, found: Defence, images: Tensor, control: Tensor, settings: Mapping[str, Any]) -> pd.DataFrame:
     data = tested(items)
-    fixed, fresh = (noise_source(settings["seed"], role, data, settings["device"]) for role in ("fixed", "evaluation"))
+    fixed, fresh = (noise_source(settings["seed"], role, data) for role in ("fixed", "evaluation"))
 
     def varied(inputs: Tensor) -> list[np.ndarray]:
         drawn = [scores(found, inputs, items.ids, fresh, draw) for draw in range(settings["draws"])]
@@ -84,7 +84,7 @@ def shown(items: Items, count: int) -> list[int]:
 def _pictures(items: Items, found: Defence, images: Tensor, chosen: list[int], seed: int) -> dict[str, Tensor]:
     """Input, what is compared, its reconstruction and the map of some images under the fixed noise."""
     some, ids = images[chosen], [items.ids[place] for place in chosen]
-    source = noise_source(seed, "fixed", tested(items), str(images.device))
+    source = noise_source(seed, "fixed", tested(items))
     with torch.no_grad():
         seen, rebuilt = head_of(found).split(found.purify(some, ids, source, 0))
     return {
@@ -99,7 +99,7 @@ def measure_anomalies(
 ) -> None:  # fmt: skip
     """One row per (arm, attack, image)."""
     data, chosen = tested(items), shown(items, settings["samples"])
-    source = noise_source(settings["seed"], "calibration", data, settings["device"])
+    source = noise_source(settings["seed"], "calibration", data)
     sizes = {key: settings[key] for key in ("batch_size", "gradient_batch_size")}
     frames: list[pd.DataFrame] = []
     pictures: dict[str, Tensor] = {}

@@ -47,7 +47,8 @@ CLASSES = {
 AIM = {"kind": "pgd", "loss": "margin", "gradient": "replay", "stop_when_broken": False}
 PGD = {**AIM, "norm": "linf", "epsilon": 0.05, "steps": 3, "step_size": 0.5, "random_start": False, "restarts": 1}
 SETTINGS: dict[str, Any] = {
-    "seed": 3, "device": "cpu", "batch_size": 5, "gradient_batch_size": 4, "schedule": SCHEDULE, "components": 3,
+    "seed": 3, "device": "cpu", "precision": "fp32", "batch_size": 5, "gradient_batch_size": 4, "schedule": SCHEDULE,
+    "components": 3,
     "scales": [1, 2], "window": 3, "summary": "max", "calibration": 1, "level": 100, "shots": 1, "draws": 3,
     "samples": 4,
     "purifier": {
