@@ -274,6 +274,51 @@ def report_settings():
     return {**settings, "attacks": {name: config["attacks"][name] for name in attacks}}
 
 
+def detector_training(detector):
+    """Settings of the denoiser of normal images."""
+    entry = config["anomaly"][detector]
+    return {"kind": "unet", **{name: entry[name] for name in ("schedule", "network", "training")}}
+
+
+def tested_images(detector):
+    """How many images are tested, for the forecast of costs; of folders what their listing says."""
+    data = config["anomaly"][detector]["data"]
+    pictures = [path for path in detector_files(data) if Path(path).parts[-3] == "test"]
+    return len(pictures) or sum(data["images"].values())
+
+
+def detector_settings(detector, *names):
+    """Those settings with what the evaluation shares and the shape of the network's entry."""
+    entry = config["anomaly"][detector]
+    shared = ("schedule", "components", "scales", "window", "summary", "calibration", *names)
+    return {
+        **{key: config[key] for key in ("seed", "device", "precision", "batch_size")},
+        **{name: entry[name] for name in shared},
+        "architecture": "unet",
+        "detector": detector,
+    }
+
+
+def scoring(detector):
+    """Settings of scores and attacks; an attack on a detector raises the margin, which is its score or minus it."""
+    settings = detector_settings(detector, "level", "shots", "purifier", "draws", "samples")
+    aim = {"kind": "pgd", "loss": "margin", "gradient": "replay", "stop_when_broken": False}
+    attacks = {name: {**aim, **entry} for name, entry in config["anomaly"][detector]["attacks"].items()}
+    settings |= GRADIENT
+    fixed = {"kind": "diffusion", "forward_noise": True, "clip": "none", "clamp_output": False}
+    return {**settings, "attacks": attacks, "purifier": {**fixed, **settings["purifier"]}}
+
+
+def certifying(detector):
+    """Settings of a certificate."""
+    return detector_settings(detector, "certification")
+
+
+def pictures_of(wildcards):
+    """Files of a detector in MVTec AD's layout; none for classes of the dataset."""
+    return detector_files(config["anomaly"][wildcards.detector]["data"])
+
+
 def caption_of(figure):
     """Text of a caption: a parameter of the report, so that rewording it redraws nothing."""
     return (ROOT / f"docs/captions/{figure}.rst").read_text()
