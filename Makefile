@@ -51,8 +51,8 @@ resources: setup ## propose memory and runtime of every rule for profiles/slurm,
 	@$(BIN)/python -m workflow_scripts.propose_resources $(or $(RESULTS),results)/benchmarks
 
 test: setup lint types ## run every check: lint, types, unit, stage and workflow tests
-	$(BIN)/python -m pytest --numprocesses 2 tests/unit tests/scripts
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/workflow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/unit tests/scripts
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/workflow
 
 test-slurm: setup ## run the workflow on a real SLURM cluster on this machine, and disturb it (needs Debian's slurmctld, slurmd, slurm-client, munge)
 	$(BIN)/python -m pytest $(or $(TESTS),tests/slurm)
