@@ -280,6 +280,8 @@ def test_kinds_named_by_the_rules_exist() -> None:
     listed = re.search(r"FIGURES = \{(.*?)\n\}", rules, re.DOTALL)
     assert listed is not None
     entries = yaml.safe_load("{" + listed.group(1) + "}")
+    for where_detectors_run in re.findall(r"FIGURES \|= (\{.*\})", rules):
+        entries |= yaml.safe_load(where_detectors_run)
     assert set(entries) == set(FIGURES)
     assert {kind for kinds in entries.values() for kind in kinds} <= set(KINDS)
 

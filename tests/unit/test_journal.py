@@ -130,7 +130,8 @@ def train(random_tensor: Numbers, schedule: Schedule, unet_config: dict[str, Any
         network = initialise(lambda: UNet2DModel(**unet_config), 0)
         training = {**DENOISER, "warmup": warmup, "start": [100, 200]}
         adversary = {"epsilon": 0.1, "step_size": 1.0, "iterations": 1}
-        settings = {"method": "adbm", "levels": "discrete", "training": training, "adversary": adversary}
+        settings: dict[str, Any] = {"method": "adbm", "levels": "discrete", "architecture": "unet"}
+        settings |= {"training": training, "adversary": adversary}
         judge = initialise(lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)), 1)
         return finetune_denoiser(images, labels, network, schedule, judge, settings, 0, journal)
 
