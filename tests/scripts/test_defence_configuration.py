@@ -200,7 +200,9 @@ def test_the_defences_of_the_project_are_accepted_and_judged_alike() -> None:
     assert problems(config) == []
     run = config["run"]
     alike = ("eot", "bpda", "forward", "reverse")
-    assert all(run["attacks"][name] == run["sweep"] for name in alike) and run["varied"] == run["sweep"]
+    assert all(run["attacks"][name] == run["varied"] for name in alike)
+    assert {*run["comparison"], *run["comparison"].values()} == set(run["varied"]) <= set(run["sweep"])
+    assert {config["attacks"][name]["images"] for name in ("fixed", *alike)} == {200}
     assert [config["attacks"][name]["knowledge"] for name in ("forward", "reverse")] == ["forward", "reverse"]
     tuned = {name: entry for name, entry in config["denoisers"].items() if entry["kind"] == "finetuned"}
     shared = ("steps", "batch_size", "learning_rate", "ema")
