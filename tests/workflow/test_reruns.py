@@ -168,7 +168,7 @@ CONFIG: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"attack_images ddpm_150 bpda", "purify_images ddpm_150", *CONCLUDED},
     ),
     "one more purifier": (
-        {"run": {"sweep": ["ddpm_25", "ddpm_100", "ddpm_150", "ddim_50", "one_step_200", "sde_200", "ode_25"]}},
+        {"run": {"sweep": ["ddpm_25", "ddpm_100", "ddpm_150", "ddim_50", "one_step_200", "sde_200", "agdm", "ode_25"]}},
         of("purify_images", {"ode_25"})
         | {"attack_images ode_25 fixed", "measure_compression ode_25", "audit_gradients", *CONCLUDED},
     ),
