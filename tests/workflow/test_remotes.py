@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import sys
 import threading
@@ -103,7 +104,7 @@ def test_tables_can_be_pulled_alone_and_are_not_taken_for_a_finished_run(author:
     clone.run("dvc", "pull", "results/smoke/tables")
     assert clone.results("tables/claims.csv").exists()
     said = clone.refused("snakemake", "-n", "results/tables")
-    assert "expected a record of how results/smoke/tables/attack_adequacy.csv" in said
+    assert re.search(r"expected a record of how results/smoke/tables/\w+\.csv", said)
     assert "run `dvc pull`" in said
     clone.run("dvc", "pull")
     assert clone.up_to_date()
