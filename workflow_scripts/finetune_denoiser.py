@@ -14,7 +14,7 @@ from purification.finetuning import evaluations, finetune_denoiser
 from purification.journal import NO_JOURNAL, Journal
 from purification.models.classifiers import Classifier
 from purification.models.loading import Sampled, load_trainable, save_model
-from purification.models.placing import CPU
+from purification.models.placing import Place
 from purification.schedule import Schedule
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_judge
@@ -70,7 +70,9 @@ if __name__ == "__main__":
             data,
             snakemake.params.settings,
             Path(snakemake.input.base[0]).parent,
-            load_judge(chosen, snakemake.input.classifier, data, CPU, torch.float32) if chosen else None,
+            load_judge(chosen, snakemake.input.classifier, data, Place("cpu", "fp32"), torch.float32)
+            if chosen
+            else None,
             snakemake.params.seed,
             name=snakemake.wildcards.denoiser,
             folder=Path(snakemake.output.config).parent,

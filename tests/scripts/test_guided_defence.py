@@ -13,7 +13,7 @@ from diffusers import UNet2DModel
 
 from purification.data import Dataset
 from purification.guidance import NetworkGuidance
-from purification.models.placing import CPU
+from purification.models.placing import Place
 from purification.noise import NoiseSource
 from purification.purifiers import GuidedPurifier, purify
 from purification.training import initialise
@@ -70,10 +70,10 @@ def test_the_networks_of_a_guided_purifier_are_its_denoiser_and_then_its_guide(n
 
 def test_a_guided_purifier_is_guided_by_the_network_of_its_files(networks: list[str], dataset: Dataset) -> None:
     files = networks_of(ENTRY, networks)
-    guided = load_purifier(ENTRY, files, dataset, CPU)
+    guided = load_purifier(ENTRY, files, dataset, Place("cpu", "fp32"))
     assert isinstance(guided, GuidedPurifier) and isinstance(guided.guidance, NetworkGuidance)
     images, noise = dataset.images[:2], NoiseSource(0, "fixed", (1, 8, 8))([0, 1])
-    unguided = load_purifier({**ENTRY, "kind": "diffusion"}, files[:2], dataset, CPU)
+    unguided = load_purifier({**ENTRY, "kind": "diffusion"}, files[:2], dataset, Place("cpu", "fp32"))
     with torch.no_grad():
         assert not torch.equal(purify(guided, images, noise), purify(unguided, images, noise))
 

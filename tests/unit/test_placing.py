@@ -17,7 +17,7 @@ from purification.gradients import gradient
 from purification.models.classifiers import ResidualNetwork
 from purification.models.denoisers import Denoiser, GaussianEpsilon, StationaryEpsilon, network_epsilon
 from purification.models.guided_unet import GuidedUNet
-from purification.models.placing import CPU, Place
+from purification.models.placing import Place
 from purification.models.published import published_network
 from purification.models.score_unet import ScoreUNet
 from purification.models.unet import UNet
@@ -63,7 +63,7 @@ def test_only_the_input_and_the_output_of_a_network_change_the_device() -> None:
     out = Place("meta", "fp32").network(network)(torch.ones(2, 3), 0.5)
     assert seen == [META]
     assert out.device.type == "cpu" and out.dtype == torch.float32 and out.tolist() == [[0.5] * 3] * 2
-    assert CPU.network(network) is network
+    assert Place("cpu", "fp32").network(network) is network
 
 
 @pytest.mark.parametrize(("device", "found"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
