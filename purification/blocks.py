@@ -12,10 +12,6 @@ class Block:
     number: int
     count: int
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.count:
-            raise ValueError(f"expected a block from 1 to {self.count}, got {self.number} — number blocks from 1")
-
     def start(self, total: int) -> int:
         """Position of its first image among `total`."""
         return total * (self.number - 1) // self.count

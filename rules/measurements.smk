@@ -102,7 +102,7 @@ rule compute_jacobian:
     params:
         purifier=lambda wildcards: purifier_settings(wildcards.purifier),
         settings=evaluation(**config["jacobian"], **GRADIENT),
-        code=code_of("compute_jacobian", evaluation()),
+        code=code_of("compute_jacobian", evaluation(**config["jacobian"])),
     message:
         "Computing Jacobians of {wildcards.purifier}"
     script:

@@ -16,11 +16,16 @@ from workflow_scripts.job import replacing, write_rows
 
 
 def block_of(wildcards: Any) -> Block:
-    """The block that a job works on, named "<number>_of_<count>"; all images where there is no such wildcard."""
+    """The block that a job works on, named "<number>_of_<count>"; all images where there is no such wildcard.
+
+    Raises ValueError for a number that is not from 1 to the count.
+    """
     if "part" not in wildcards.keys():  # noqa: SIM118
         return WHOLE
-    number, count = wildcards.part.split("_of_")
-    return Block(int(number), int(count))
+    number, count = map(int, wildcards.part.split("_of_"))
+    if not 1 <= number <= count:
+        raise ValueError(f"expected a block from 1 to {count}, got {number} — number blocks from 1")
+    return Block(number, count)
 
 
 def parts_of(snakemake: Any, number: int = 0) -> list[Path]:

@@ -18,7 +18,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from snakemake.iocontainers import Namedlist
+from snakemake.iocontainers import Namedlist, Wildcards
 
 from purification.blocks import WHOLE, Block
 from purification.data import load_dataset
@@ -28,6 +28,7 @@ from purification.models.loading import save_model
 from purification.models.unet import UNet
 from workflow_scripts.datasets import write_dataset
 from workflow_scripts.defences import write_adversarial
+from workflow_scripts.parts import block_of
 
 ROOT = Path(__file__).parents[2]
 CONFIG = yaml.safe_load((ROOT / "config" / "default.yaml").read_text())
@@ -252,9 +253,10 @@ def test_blocks_are_consecutive_and_nearly_equal() -> None:
     assert [(Block(k, 3).start(7), Block(k, 3).stop(7)) for k in (1, 2, 3)] == [(0, 2), (2, 4), (4, 7)]
     assert (WHOLE.start(7), WHOLE.stop(7)) == (0, 7)
     assert [Block(k, 3).within(7, 3) for k in (1, 2, 3)] == [2, 1, 0]
-    for number, count in ((0, 1), (3, 2)):
+    assert block_of(Wildcards(fromdict={"part": "2_of_3"})) == Block(2, 3) and block_of(Wildcards()) == WHOLE
+    for part in ("0_of_1", "3_of_2"):
         with pytest.raises(ValueError, match="expected a block from 1 to"):
-            Block(number, count)
+            block_of(Wildcards(fromdict={"part": part}))
 
 
 @given(total=st.integers(0, 50), count=st.integers(1, 60), first=st.integers(0, 60))
