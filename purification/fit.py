@@ -143,6 +143,13 @@ def _regression(x: Array, y: Array, at: float) -> float:
     return float(slope * at + intercept)
 
 
+def prediction_interval(middle: float, residuals: Array, *, level: float) -> tuple[float, float]:
+    """Interval of an accuracy under a Student law with the spread of leave-one-out residuals, cut to [0, 1]."""
+    spread = float(np.sqrt(np.mean(residuals**2)))
+    width = float(t.ppf(0.5 + level / 2, len(residuals))) * spread
+    return max(middle - width, 0.0), min(middle + width, 1.0)
+
+
 def leave_one_out(
     purifiers: Sequence[str],
     features: Mapping[str, Sequence[float]],
@@ -165,9 +172,7 @@ def leave_one_out(
         x = np.zeros(len(y)) if name == "constant" else np.asarray(features[name], dtype=float)
         predicted = np.array([_predict_left_out(name, x, y, counts, i, clean) for i in range(len(y))])
         for i, purifier in enumerate(purifiers):
-            spread = float(np.sqrt(np.mean(np.delete(y - predicted, i) ** 2)))
-            width = float(t.ppf(0.5 + level / 2, len(y) - 1)) * spread
-            low, high = max(predicted[i] - width, 0.0), min(predicted[i] + width, 1.0)
+            low, high = prediction_interval(predicted[i], np.delete(y - predicted, i), level=level)
             out.append(Prediction(name, purifier, y[i], predicted[i], low, high))
     return out
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ from safetensors.torch import save_file
 from purification.anomaly.detectors import Parts, fit_projection
 from purification.anomaly.items import Items
 from purification.data import Dataset
-from purification.models.loading import load_denoiser
 from purification.tensor_files import read_tensors
-from workflow_scripts.defences import place_of
+from workflow_scripts.defences import load_placed, place_of
 from workflow_scripts.job import replacing, write_rows
 
 TENSORS = ("train", "train_ids", "test", "ids", "sources", "masks")
@@ -51,9 +49,7 @@ def tested(items: Items) -> Dataset:
 def load_parts(items: Items, settings: Mapping[str, Any], folder: Path) -> Parts:
     """The trained denoiser and the projection fitted to the same images."""
     place = place_of(settings)
-    device = place.prepare()
-    denoiser = load_denoiser(folder, settings["schedule"], device, torch.float32)
-    denoiser = replace(denoiser, epsilon=place.network(denoiser.epsilon))
+    denoiser = load_placed(folder, settings["schedule"], place, torch.float32)
     channels, height, width = items.train.shape[1:]
     projection = fit_projection(items.train, settings["components"])
-    return Parts(denoiser, projection, (channels, height, width), device)
+    return Parts(denoiser, projection, (channels, height, width), place.prepare())

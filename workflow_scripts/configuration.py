@@ -1,11 +1,12 @@
 """What is wrong with a configuration, found before anything runs: what the schema refuses, names, contradictions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from snakemake.utils import update_config
 
 from workflow_scripts.configuration_attacks import attack_problems
 from workflow_scripts.configuration_claims import claim_problems
@@ -19,6 +20,7 @@ from workflow_scripts.ledger_file import ledger_problems
 from workflow_scripts.python_files import python_file_problems
 from workflow_scripts.results_folder import name_problems
 
+DEFAULT = Path(__file__).parents[1] / "config" / "default.yaml"
 SCHEMA = Path(__file__).parents[1] / "config" / "schema.yaml"
 MEASURED = ("varied", "distances", "randomness", "jacobian", "attack_strength", "attack_adequacy")  # lists under run
 SIZED = ("distances", "randomness", "compression", "jacobian", "audit", "attack_adequacy", "gradient_noise")
@@ -30,6 +32,14 @@ def schema() -> dict[str, Any]:
     """The schema of a configuration, which is also its documentation."""
     read: dict[str, Any] = yaml.safe_load(SCHEMA.read_text())
     return read
+
+
+def merged(paths: Sequence[str | Path]) -> dict[str, Any]:
+    """The default configuration with files over it, as Snakemake merges them."""
+    config: dict[str, Any] = yaml.safe_load(DEFAULT.read_text())
+    for path in paths:
+        update_config(config, yaml.safe_load(Path(path).read_text()) or {})
+    return config
 
 
 def _unknown(key: str, name: str, known: Mapping[str, Any]) -> str | None:

@@ -6,25 +6,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.configuration_entries import unet_problems
+from workflow_scripts.configuration_entries import schedule_problems, unet_problems, warmup_problems
 
 
 def _levels(key: str, entry: Mapping[str, Any]) -> Iterator[str]:
-    longest, training = entry["schedule"]["train_steps"], entry["training"]
-    if entry["schedule"]["beta_start"] > entry["schedule"]["beta_end"]:
-        yield f"{key}.schedule.beta_start: expected at most beta_end, got {entry['schedule']['beta_start']} — exchange"
+    yield from schedule_problems(key, entry)
+    yield from warmup_problems(f"{key}.training", entry["training"])
+    longest, t_star = entry["schedule"]["train_steps"], entry["purifier"]["t_star"]
     indices = {"level": entry["level"], "certification.level": entry["certification"]["level"]}
-    counts = {"training.low_below": training["low_below"], "purifier.t_star": entry["purifier"]["t_star"]}
     for name, index in indices.items():
         if index >= longest:
             yield f"{key}.{name}: expected less than {longest} (train_steps), got {index} — lower it"
-    for name, count in counts.items():
-        if count > longest:
-            yield f"{key}.{name}: expected at most {longest} (train_steps), got {count} — lower it"
-    if (steps := entry["purifier"].get("steps", 1)) > entry["purifier"]["t_star"]:
-        yield f"{key}.purifier.steps: expected at most t_star = {entry['purifier']['t_star']}, got {steps} — lower it"
-    if (warmup := training["warmup"]) > training["steps"]:
-        yield f"{key}.training.warmup: expected at most steps = {training['steps']}, got {warmup} — lower it"
+    if t_star > longest:
+        yield f"{key}.purifier.t_star: expected at most {longest} (train_steps), got {t_star} — lower it"
+    if (steps := entry["purifier"].get("steps", 1)) > t_star:
+        yield f"{key}.purifier.steps: expected at most t_star = {t_star}, got {steps} — lower it"
 
 
 def _maps(key: str, entry: Mapping[str, Any], size: int) -> Iterator[str]:

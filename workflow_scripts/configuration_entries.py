@@ -38,24 +38,34 @@ def _training_problems(config: Mapping[str, Any]) -> Iterator[str]:
     settings = {f"classifiers.{name}": entry for name, entry in config["classifiers"].items() if "steps" in entry}
     settings |= {f"denoisers.{n}.training": e["training"] for n, e in config["denoisers"].items() if "training" in e}
     for key, entry in settings.items():
-        if entry["warmup"] > entry["steps"]:
-            yield f"{key}.warmup: expected at most steps = {entry['steps']}, got {entry['warmup']} — lower it"
+        yield from warmup_problems(key, entry)
         if entry.get("shift", 0) >= size:
             yield f"{key}.shift: expected less than the image size {size}, got {entry['shift']} — lower it"
 
 
+def warmup_problems(key: str, training: Mapping[str, Any]) -> Iterator[str]:
+    """A warm-up that is longer than its training."""
+    if training["warmup"] > training["steps"]:
+        yield f"{key}.warmup: expected at most steps = {training['steps']}, got {training['warmup']} — lower it"
+
+
 def _schedule_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for name, entry in config["denoisers"].items():
-        key, schedule = f"denoisers.{name}", entry["schedule"]
-        if schedule["beta_start"] > schedule["beta_end"]:
-            yield (
-                f"{key}.schedule.beta_start: expected at most beta_end = {schedule['beta_end']}, "
-                f"got {schedule['beta_start']} — exchange them"
-            )
-        low = entry.get("training", {}).get("low_below", 0)
-        if low > schedule["train_steps"]:
-            most = f"train_steps = {schedule['train_steps']}"
-            yield f"{key}.training.low_below: expected at most {most}, got {low} — lower it"
+        yield from schedule_problems(f"denoisers.{name}", entry)
+
+
+def schedule_problems(key: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    """Contradictions inside the schedule of an entry, and of its training with it."""
+    schedule = entry["schedule"]
+    if schedule["beta_start"] > schedule["beta_end"]:
+        yield (
+            f"{key}.schedule.beta_start: expected at most beta_end = {schedule['beta_end']}, "
+            f"got {schedule['beta_start']} — exchange them"
+        )
+    low = entry.get("training", {}).get("low_below", 0)
+    if low > schedule["train_steps"]:
+        most = f"train_steps = {schedule['train_steps']}"
+        yield f"{key}.training.low_below: expected at most {most}, got {low} — lower it"
 
 
 def _finetuning_problems(config: Mapping[str, Any]) -> Iterator[str]:

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from snakemake.utils import update_config
 
 FOLDERS = ("diffusers", "huggingface")  # kinds of entries whose path is a folder
 SECTIONS = ("datasets", "classifiers", "denoisers")
-
-
-def merged(configfiles: Sequence[Path], default: Path) -> dict[str, Any]:
-    """The default configuration with others over it, as Snakemake merges them."""
-    config: dict[str, Any] = yaml.safe_load(default.read_text())
-    for path in configfiles:
-        update_config(config, yaml.safe_load(path.read_text()) or {})
-    return config
 
 
 def _places(entry: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:

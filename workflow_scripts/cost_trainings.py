@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 
 def _unet_of(settings: Mapping[str, Any], lab: Laboratory) -> Any:
-    from diffusers import UNet2DModel
+    from workflow_scripts.unet_training import unet  # and with it diffusers, which most probes do without
 
-    channels, side, _ = lab.data.shape
-    return UNet2DModel(sample_size=side, in_channels=channels, out_channels=channels, **settings["network"])
+    return unet(lab.data.shape, settings["network"])
 
 
 def _train_unet(settings: Mapping[str, Any], lab: Laboratory) -> object:
@@ -31,9 +30,8 @@ def _train_unet(settings: Mapping[str, Any], lab: Laboratory) -> object:
 
 def _published_unet(settings: Mapping[str, Any], lab: Laboratory) -> Any:
     config = describe_denoiser(settings, lab.data.shape[0])
-    return _unet_of(
-        {"network": {key: config[key] for key in config if key not in ("in_channels", "out_channels")}}, lab
-    )
+    network = {key: config[key] for key in config if key not in ("in_channels", "out_channels")}
+    return _unet_of({"network": network}, lab)
 
 
 TUNED: dict[str, Callable[[Mapping[str, Any], Laboratory], Any]] = {

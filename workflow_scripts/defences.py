@@ -61,13 +61,16 @@ def count_adversarial(path: Path) -> int:
     return len(read_tensors(path, ("ids",))["ids"])
 
 
+def load_placed(folder: Path, schedule: Mapping[str, Any], place: Place, dtype: torch.dtype) -> Denoiser:
+    """The denoiser of a folder, whose network runs where `place` says."""
+    denoiser = load_denoiser(folder, schedule, place.prepare(), dtype)
+    return replace(denoiser, epsilon=place.network(denoiser.epsilon))
+
+
 def _unguided(
     settings: Mapping[str, Any], folders: Sequence[Path], place: Place, dtype: torch.dtype
 ) -> Denoiser | None:
-    if not folders:
-        return None
-    denoiser = load_denoiser(folders[0], settings["schedule"], place.prepare(), dtype)
-    return replace(denoiser, epsilon=place.network(denoiser.epsilon))
+    return load_placed(folders[0], settings["schedule"], place, dtype) if folders else None
 
 
 def _guided(settings: Mapping[str, Any], folders: Sequence[Path], place: Place, dtype: torch.dtype) -> Denoiser | None:

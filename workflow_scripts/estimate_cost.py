@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ import pandas as pd
 import torch
 
 from purification.data import Dataset, select
+from workflow_scripts.configuration import merged
 from workflow_scripts.cost_passes import Passes, measure_passes
 from workflow_scripts.cost_plan import Plan, makespan, plan
 from workflow_scripts.cost_probe import Cost, Laboratory, measure
-from workflow_scripts.cost_standins import merged, stand_ins
+from workflow_scripts.cost_standins import stand_ins
 from workflow_scripts.cost_units import WORK, Context, Unit
 from workflow_scripts.input_files import PUBLISHED_DENOISERS, places_used
 
@@ -100,11 +102,16 @@ def start_of(script: str) -> Cost:
 Measured = Mapping[str, Mapping[torch.dtype, Passes]]
 
 
-def pass_costs(units: Sequence[Unit], config: Mapping[str, Any], data: Dataset) -> Measured:
-    """Passes of the published denoisers that units use, one network at a time: none shares the memory."""
+def probing(processes: int) -> Pool:
+    """Processes for one task each, forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["workflow_scripts.cost_probe"])
-    with context.Pool(1, maxtasksperchild=1) as pool:
+    return context.Pool(processes, maxtasksperchild=1)
+
+
+def pass_costs(units: Sequence[Unit], config: Mapping[str, Any], data: Dataset) -> Measured:
+    """Passes of the published denoisers that units use, one network at a time: none shares the memory."""
+    with probing(1) as pool:
         return {text: pool.apply(measure_passes, place) for text, place in published(units, config, data).items()}
 
 
@@ -112,10 +119,8 @@ def unit_costs(
     units: Sequence[Unit], config: Mapping[str, Any], data: Dataset, cores: int, passes: Measured
 ) -> dict[Unit, Cost]:
     """Measured cost of every unit, each in a process of its own, as many at once as there are cores."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["workflow_scripts.cost_probe"])
     lab = Laboratory(config, data, PROBE * cores / max(len(units), 1) / 3, passes)
-    with context.Pool(cores, maxtasksperchild=1) as pool:
+    with probing(cores) as pool:
         return dict(zip(units, pool.map(partial(measure, lab=lab), units, chunksize=1), strict=True))
 
 
@@ -191,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the forecast."""
     options = arguments(argv)
     cores = len(os.sched_getaffinity(0)) if options.cores == "all" else int(options.cores)
-    asked = merged(options.configfile, ROOT / "config" / "default.yaml")
+    asked = merged(options.configfile)
     with tempfile.TemporaryDirectory() as folder:
         changes, absent = stand_ins(asked, Path(folder))
         made = plan(options.configfile, TARGET, ROOT / "Snakefile", forceall=not options.left, changes=changes)

@@ -17,9 +17,8 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 
 import yaml
-from snakemake.utils import update_config
 
-from workflow_scripts.configuration import schema
+from workflow_scripts.configuration import merged, schema
 from workflow_scripts.configuration_files import file_problems
 from workflow_scripts.configuration_schema import schema_problems
 from workflow_scripts.input_files import places_used
@@ -148,21 +147,19 @@ def retrieve(config: Mapping[str, Any], registry: Path, record: Path) -> Iterato
             yield f"{source.path}: nobody had told its sha256; it is trusted now and recorded in {record.name}"
 
 
-def merged(paths: Sequence[str]) -> dict[str, Any]:
+def accepted(paths: Sequence[str]) -> dict[str, Any]:
     """The default configuration with the files merged over it; raises ValueError for what the schema refuses."""
     if found := file_problems(paths):
         raise ValueError("\n".join(found))
-    config = yaml.safe_load((CONFIG / "default.yaml").read_text())
-    for path in paths:
-        update_config(config, yaml.safe_load(Path(path).read_text()))
+    config = merged(paths)
     if found := schema_problems(config, schema()):
         raise ValueError("\n".join(found))
-    return dict(config)
+    return config
 
 
 if __name__ == "__main__":
     try:
-        for line in retrieve(merged(sys.argv[1:]), REGISTRY, RECORD):
+        for line in retrieve(accepted(sys.argv[1:]), REGISTRY, RECORD):
             sys.stdout.write(f"{line}\n")
     except ValueError as refusal:
         sys.exit(str(refusal))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from purification.anomaly.auroc import auroc, wins
+from purification.reporting.protocol import three
 from purification.reporting.rows import Rows
 from purification.statistics import Array, Estimate
 
@@ -41,15 +42,11 @@ def _estimate(rows: Rows, frame: pd.DataFrame, chosen: Array, won: Array) -> Est
     return auroc(won, frame.source[chosen].to_numpy(), frame.source[normal].to_numpy(), **rows.resampling)
 
 
-def _three(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
 def _pixels(rows: Rows, areas: pd.Series) -> dict[str, float]:
     """Mean area over the images with a mask, and how many have one."""
     if areas.empty:
         return {"pixel_auroc": np.nan, "pixel_auroc_low": np.nan, "pixel_auroc_high": np.nan, "pixel_n": 0}
-    return {**_three("pixel_auroc", rows.mean(areas)), "pixel_n": len(areas)}
+    return {**three("pixel_auroc", rows.mean(areas)), "pixel_n": len(areas)}
 
 
 def anomaly(rows: Rows) -> pd.DataFrame:
@@ -70,11 +67,11 @@ def anomaly(rows: Rows) -> pd.DataFrame:
                 record = {"detector": detector, "arm": arm, "attack": attack, "knowledge": known, "anomalies": name}
                 record |= {"normal_n": int((~part.anomalous).sum()), "anomalous_n": int(chosen.sum())}
                 own = _won(part, chosen, "varied")
-                record |= _three("auroc", _estimate(rows, part, chosen, own))
+                record |= three("auroc", _estimate(rows, part, chosen, own))
                 for column in ("fixed", "matched"):
-                    record |= _three(column, _estimate(rows, part, chosen, _won(part, chosen, column)))
+                    record |= three(column, _estimate(rows, part, chosen, _won(part, chosen, column)))
                 other = own - _won(arms[REFERENCE], chosen, "varied")
-                record |= _three("difference", _estimate(rows, part, chosen, other))
+                record |= three("difference", _estimate(rows, part, chosen, other))
                 records.append({**record, **_pixels(rows, part.pixel_auroc[chosen].dropna())})
     return pd.DataFrame(records)
 
@@ -90,5 +87,5 @@ def certified_anomaly(rows: Rows) -> pd.DataFrame:
             won = wins(part.lower[chosen].to_numpy()[:, None], part.upper[normal].to_numpy()[:, None])
             record = {"detector": detector, "arm": arm, "radius": radius, "sigma": part.sigma[0], "anomalies": name}
             record |= {"normal_n": int(normal.sum()), "anomalous_n": int(chosen.sum())}
-            records.append({**record, **_three("certified", _estimate(rows, part, chosen, won))})
+            records.append({**record, **three("certified", _estimate(rows, part, chosen, won))})
     return pd.DataFrame(records)

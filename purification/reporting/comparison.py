@@ -28,10 +28,11 @@ def defences(rows: Rows) -> pd.DataFrame:
                           rate, with its prediction interval; of a plain purifier, fitted without it
     """
     against = rows.settings["run"]["comparison"]
+    if not against:
+        return pd.DataFrame(columns=["purifier", "against"])
     chosen = list(dict.fromkeys(chain(against.values(), against)))
     expected = law.expected(law.points(rows), plain(rows), level=rows.settings["fit"]["level"])
-    records = [_row(rows, name, against.get(name, ""), expected.get(name)) for name in chosen]
-    return pd.DataFrame(records) if records else pd.DataFrame(columns=["purifier", "against"])
+    return pd.DataFrame([_row(rows, name, against.get(name, ""), expected.get(name)) for name in chosen])
 
 
 def plain(rows: Rows) -> list[str]:
@@ -53,10 +54,11 @@ def sides(rows: Rows, purifier: str) -> dict[str, tuple[str, str]]:
 def _attack(rows: Rows, purifier: str, knowledge: str) -> str | None:
     """The attack with this knowledge of the noise, exact gradients and the most draws."""
     run = {name: rows.settings["attacks"][name] for name in rows.settings["run"]["attacks"]}
+    made = rows.attacks_on(purifier)
     known = {
         name: int(entry.get("draws", 1))
         for name, entry in run.items()
-        if entry["knowledge"] == knowledge and entry.get("gradient") in EXACT and name in rows.attacks_on(purifier)
+        if entry["knowledge"] == knowledge and entry.get("gradient") in EXACT and name in made
     }
     return max(known, key=known.__getitem__) if known else None
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
-from purification.fit import FORMS, Fit, Prediction, fit_sigmoid, leave_one_out
+from purification.fit import FORMS, Fit, Prediction, fit_sigmoid, leave_one_out, prediction_interval
 from purification.reporting.rows import Rows, columns
 from purification.statistics import CONFIDENCE
 
@@ -115,11 +113,11 @@ def expected(table: pd.DataFrame, plain: Sequence[str], *, level: float) -> dict
         [int(v) for v in known.robust_n], clean=clean_reference(known), level=level,
     )  # fmt: skip
     found = {each.purifier: each for each in made if each.predictor == "compression"}
-    spread = math.sqrt(np.mean([(each.observed - each.predicted) ** 2 for each in found.values()]))
-    width, fitted = float(student.ppf(0.5 + level / 2, len(found))) * spread, fit(known, "scaled")
+    residuals = np.array([each.observed - each.predicted for each in found.values()])
+    fitted = fit(known, "scaled")
     for point in table[~table.purifier.isin(plain)].itertuples():
         middle = float(np.clip(fitted.predict(np.array([point.compression]))[0], 0.0, 1.0))
-        low, high = max(middle - width, 0.0), min(middle + width, 1.0)
+        low, high = prediction_interval(middle, residuals, level=level)
         name, robust = str(point.purifier), float(point.robust)
         found[name] = Prediction("compression", name, robust, middle, low, high)
     return found

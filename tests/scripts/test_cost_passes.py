@@ -17,10 +17,11 @@ from purification.models.published_denoisers import CONVERTERS, describe_denoise
 from purification.noise import Noise
 from purification.purifiers import make_purifier, purify
 from purification.schedule import Schedule
+from workflow_scripts.configuration import merged
 from workflow_scripts.cost_passes import TALLY, Passes, counting, measure_passes
 from workflow_scripts.cost_plan import plan
 from workflow_scripts.cost_probe import Laboratory, measure
-from workflow_scripts.cost_standins import merged, stand_ins
+from workflow_scripts.cost_standins import stand_ins
 from workflow_scripts.cost_trainings import TRAININGS
 from workflow_scripts.cost_units import Unit, entry_of
 from workflow_scripts.estimate_cost import random_sample
@@ -121,7 +122,7 @@ def test_the_papers_settings_are_planned_without_their_files(
 ) -> None:
     monkeypatch.chdir(ROOT)
     file = ROOT / "config" / f"{name}.yaml"
-    config = merged([file], ROOT / "config" / "default.yaml")
+    config = merged([file])
     config["datasets"][config["dataset"]]["path" if name == "cifar10" else "folders"] = {
         "cifar10": "nowhere/data.tar.gz", "imagenet": {"test": "nowhere/val"},
     }[name]  # fmt: skip

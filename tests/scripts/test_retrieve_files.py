@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from workflow_scripts.input_files import places_used
-from workflow_scripts.retrieve_files import REGISTRY, merged, read_registry, retrieve
+from workflow_scripts.retrieve_files import REGISTRY, accepted, read_registry, retrieve
 
 CONTENT = b"weights" * 1000
 SUM = hashlib.sha256(CONTENT).hexdigest()
@@ -54,7 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(entries: dict[str, Any], *paths: str) -> list[str]:
     """Retrieve what a configuration with these files of weights names."""
     Path("registry.yaml").write_text(yaml.safe_dump(entries))
-    config = merged([])
+    config = accepted([])
     names = [f"theirs{number}" for number in range(len(paths))]
     for name, path in zip(names, paths, strict=True):
         config["denoisers"][name] = {"kind": "diffusers", "path": path, "schedule": {}}
@@ -137,4 +137,4 @@ def test_the_registry_is_well_formed() -> None:
 
 
 def test_the_default_configuration_needs_nothing() -> None:
-    assert list(places_used(merged([]))) == []
+    assert list(places_used(accepted([]))) == []

@@ -8,7 +8,7 @@ import pytest
 
 from tests.workflow.conftest import Project, copy_project
 from workflow_scripts.input_files import places_used
-from workflow_scripts.retrieve_files import REGISTRY, merged, needed, read_registry
+from workflow_scripts.retrieve_files import REGISTRY, accepted, needed, read_registry
 
 NAMES = ("cifar10", "imagenet")
 
@@ -25,7 +25,7 @@ def planned(folder: Path, name: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_registry_knows_every_file(name: str) -> None:
-    config = merged([f"config/{name}.yaml"])
+    config = accepted([f"config/{name}.yaml"])
     sources = read_registry(REGISTRY, Path("nowhere"))
     assert {source.path for source in needed(config, sources)} and len(list(places_used(config))) == 3
 
@@ -40,7 +40,7 @@ def test_without_its_files_the_plan_says_how_to_get_them(folder: Path, name: str
 
 @pytest.mark.parametrize("name", NAMES)
 def test_with_its_files_everything_is_planned(folder: Path, name: str) -> None:
-    for _, path in places_used(merged([str(folder / "config" / f"{name}.yaml")])):
+    for _, path in places_used(accepted([str(folder / "config" / f"{name}.yaml")])):
         place = folder / path
         if place.suffix:
             place.parent.mkdir(parents=True, exist_ok=True)
