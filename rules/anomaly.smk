@@ -60,6 +60,11 @@ rule measure_anomalies:
     input:
         **ITEMS,
         denoiser=DETECTOR_FILES,
+        parts=parts_of(
+            lambda wildcards: tested_images(wildcards.detector),
+            "purified/detectors/{detector}.parquet",
+            "purified/detectors/{detector}.safetensors",
+        ),
     output:
         rows=f"{RESULTS}/purified/detectors/{{detector}}.parquet",
         samples=f"{RESULTS}/purified/detectors/{{detector}}.safetensors",
@@ -83,6 +88,7 @@ rule certify_anomalies:
     input:
         **ITEMS,
         denoiser=DETECTOR_FILES,
+        parts=parts_of(lambda wildcards: tested_images(wildcards.detector), "purified/certificates/{detector}.parquet"),
     output:
         f"{RESULTS}/purified/certificates/{{detector}}.parquet",
     log:

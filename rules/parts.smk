@@ -100,3 +100,26 @@ use rule audit_gradients as audit_gradients_part with:
         f"{RESULTS}/benchmarks/audit_gradients_part/{{part}}.tsv"
     message:
         "Auditing the gradient of every purifier: part {wildcards.part}"
+
+
+use rule measure_anomalies as measure_anomalies_part with:
+    output:
+        rows=part_of("purified/detectors/{detector}.parquet"),
+        samples=part_of("purified/detectors/{detector}.safetensors"),
+    log:
+        f"{RESULTS}/logs/measure_anomalies_part/{{detector}}/{{part}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_anomalies_part/{{detector}}/{{part}}.tsv"
+    message:
+        "Attacking detector {wildcards.detector}: part {wildcards.part}"
+
+
+use rule certify_anomalies as certify_anomalies_part with:
+    output:
+        part_of("purified/certificates/{detector}.parquet"),
+    log:
+        f"{RESULTS}/logs/certify_anomalies_part/{{detector}}/{{part}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/certify_anomalies_part/{{detector}}/{{part}}.tsv"
+    message:
+        "Certifying detector {wildcards.detector}: part {wildcards.part}"

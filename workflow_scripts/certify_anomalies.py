@@ -11,6 +11,7 @@ from torch import Tensor
 from purification.anomaly.detectors import SMOOTHED, Parts, calibrated, noise_scale, scores
 from purification.anomaly.items import Items
 from purification.anomaly.smoothing import certified_bounds
+from purification.blocks import WHOLE, Block
 from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
 from purification.noise import NoiseSource
@@ -19,6 +20,7 @@ from workflow_scripts.anomalies import load_parts, read_items, tested
 from workflow_scripts.defences import noise_source
 from workflow_scripts.job import job, write_rows
 from workflow_scripts.journal import resuming
+from workflow_scripts.parts import block_of, join_rows, parts_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -37,16 +39,20 @@ def _sampled(
 
 
 def certify_anomalies(
-    items: Items, parts: Parts, settings: Mapping[str, Any], *, output: Path, journal: Journal = NO_JOURNAL
-) -> None:
-    """One row per (arm, radius, image); the bounds of all images of one arm and radius hold together.
+    items: Items, parts: Parts, settings: Mapping[str, Any], *,
+    output: Path, block: Block = WHOLE, journal: Journal = NO_JOURNAL,
+) -> None:  # fmt: skip
+    """One row per (arm, radius, image) of a block; the bounds of all images of one arm and radius hold together.
 
     Each of them may fail with probability `failure` / images (Bonferroni).
     """
-    data, chosen = tested(items), settings["certification"]
+    chosen = settings["certification"]
+    failure = chosen["failure"] / len(items.ids)
+    items = items.of(block)
+    data = tested(items)
     calibration, source = (noise_source(settings["seed"], role, data) for role in ("calibration", "certification"))
     sizes = {"batch_size": settings["batch_size"], "gradient_batch_size": settings["batch_size"]}
-    sigma, failure = noise_scale(parts.denoiser, chosen["level"]), chosen["failure"] / len(items.ids)
+    sigma = noise_scale(parts.denoiser, chosen["level"])
     fixed = {"percentile": chosen["percentile"], "sigma": sigma, "failure": failure}
     rows = []
     for arm, make in SMOOTHED.items():
@@ -63,11 +69,15 @@ def certify_anomalies(
 
 if __name__ == "__main__":
     with job(snakemake), resuming(snakemake) as kept:
-        found = read_items(snakemake.input.images, snakemake.input.kinds)
-        certify_anomalies(
-            found,
-            load_parts(found, snakemake.params.settings, Path(snakemake.input.denoiser[0]).parent),
-            snakemake.params.settings,
-            output=snakemake.output[0],
-            journal=kept,
-        )
+        if snakemake.input.parts:
+            join_rows(parts_of(snakemake), snakemake.output[0], by=["arm", "radius"])
+        else:
+            found = read_items(snakemake.input.images, snakemake.input.kinds)
+            certify_anomalies(
+                found,
+                load_parts(found, snakemake.params.settings, Path(snakemake.input.denoiser[0]).parent),
+                snakemake.params.settings,
+                output=snakemake.output[0],
+                block=block_of(snakemake.wildcards),
+                journal=kept,
+            )

@@ -14,6 +14,8 @@ from torch import Tensor
 from purification.anomaly.detectors import ARMS, Parts, calibrated, head_of, maps, scores
 from purification.anomaly.items import Items
 from purification.balls import NORMS
+from purification.batching import map_batches
+from purification.blocks import WHOLE, Block
 from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
@@ -23,6 +25,7 @@ from workflow_scripts.attacking import run_attack
 from workflow_scripts.defences import noise_source
 from workflow_scripts.job import job, logger, replacing, write_rows
 from workflow_scripts.journal import resuming
+from workflow_scripts.parts import block_of, join_rows, join_tensors, parts_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -74,7 +77,7 @@ def _rows(items: Items, found: Defence, images: Tensor, control: Tensor, setting
 
 
 def shown(items: Items, count: int) -> list[int]:
-    """Test images of the figure: normal ones and the kinds of anomalies in turn."""
+    """Positions of the test images of the figure: normal ones and the kinds of anomalies in turn."""
     kinds = list(dict.fromkeys(items.kinds))
     places = {kind: [place for place, own in enumerate(items.kinds) if own == kind] for kind in kinds}
     rounds = (places[kind][turn] for turn in range(len(items.kinds)) for kind in kinds if turn < len(places[kind]))
@@ -85,20 +88,29 @@ def _pictures(items: Items, found: Defence, images: Tensor, chosen: list[int], s
     """Input, what is compared, its reconstruction and the map of some images under the fixed noise."""
     some, ids = images[chosen], [items.ids[place] for place in chosen]
     source = noise_source(seed, "fixed", tested(items))
+    purified = found.purify(some, ids, source, 0)
+
+    def compared(block: list[int]) -> Tensor:
+        seen, rebuilt = head_of(found).split(purified[block])
+        return torch.stack([seen, rebuilt[:, 0]], dim=1)
+
     with torch.no_grad():
-        seen, rebuilt = head_of(found).split(found.purify(some, ids, source, 0))
+        seen, rebuilt = map_batches(compared, range(len(some)), found.batch_size).unbind(dim=1)
     return {
-        "input": some, "seen": (seen + 1) / 2, "rebuilt": (rebuilt[:, 0] + 1) / 2,
+        "input": some, "seen": (seen + 1) / 2, "rebuilt": (rebuilt + 1) / 2,
         "map": maps(found, some, ids, source, 0),
     }  # fmt: skip
 
 
 def measure_anomalies(
     items: Items, parts: Parts, settings: Mapping[str, Any], memory: float, *,
-    rows: Path, samples: Path, journal: Journal = NO_JOURNAL,
+    rows: Path, samples: Path, block: Block = WHOLE, journal: Journal = NO_JOURNAL,
 ) -> None:  # fmt: skip
-    """One row per (arm, attack, image)."""
-    data, chosen = tested(items), shown(items, settings["samples"])
+    """One row per (arm, attack, image) of a block of the test images, and the pictures of those that are shown."""
+    start, stop = block.start(len(items.ids)), block.stop(len(items.ids))
+    places = [place for place in shown(items, settings["samples"]) if start <= place < stop]
+    items, chosen = items.of(block), [place - start for place in places]
+    data = tested(items)
     source = noise_source(settings["seed"], "calibration", data)
     sizes = {key: settings[key] for key in ("batch_size", "gradient_batch_size")}
     frames: list[pd.DataFrame] = []
@@ -110,22 +122,27 @@ def measure_anomalies(
             made.insert(0, "arm", arm)
             made.insert(1, "attack", name)
             frames.append(made)
-            kept = _pictures(items, found, images, chosen, settings["seed"])
+            kept = _pictures(items, found, images, chosen, settings["seed"]) if chosen else {}
             pictures |= {f"{arm}/{name}/{key}": value.contiguous() for key, value in kept.items()}
     write_rows(pd.concat(frames, ignore_index=True), rows)
     with replacing(samples) as temporary:
-        save_file({**pictures, "places": torch.tensor(chosen)}, temporary)
+        save_file({**pictures, "places": torch.tensor(places, dtype=torch.int64)}, temporary)
 
 
 if __name__ == "__main__":
     with job(snakemake), resuming(snakemake) as kept:
-        found = read_items(snakemake.input.images, snakemake.input.kinds)
-        measure_anomalies(
-            found,
-            load_parts(found, snakemake.params.settings, Path(snakemake.input.denoiser[0]).parent),
-            snakemake.params.settings,
-            snakemake.config["memory_bytes"],
-            rows=snakemake.output.rows,
-            samples=snakemake.output.samples,
-            journal=kept,
-        )
+        if snakemake.input.parts:
+            join_rows(parts_of(snakemake, 0), snakemake.output.rows, by=["arm", "attack"])
+            join_tensors(parts_of(snakemake, 1), snakemake.output.samples)
+        else:
+            found = read_items(snakemake.input.images, snakemake.input.kinds)
+            measure_anomalies(
+                found,
+                load_parts(found, snakemake.params.settings, Path(snakemake.input.denoiser[0]).parent),
+                snakemake.params.settings,
+                snakemake.config["memory_bytes"],
+                rows=snakemake.output.rows,
+                samples=snakemake.output.samples,
+                block=block_of(snakemake.wildcards),
+                journal=kept,
+            )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from purification.anomaly.maps import ErrorMap
+from purification.batching import map_batches
 from purification.defence import Defence
 from purification.models.denoisers import Denoiser
 from purification.noise import FORWARD, Noise, NoiseSource
@@ -225,8 +226,9 @@ def head_of(detector: Defence) -> Head:
 def maps(detector: Defence, images: Tensor, ids: Sequence[int], source: NoiseSource, draw: int) -> Tensor:
     """|Err_ms - E| of images at one draw, (n, H, W)."""
     purified = detector.purify(images, ids, source, draw)
+    head = head_of(detector)
     with torch.no_grad():
-        return head_of(detector).deviation(purified)
+        return map_batches(lambda block: head.deviation(purified[block]), range(len(images)), detector.batch_size)
 
 
 def scores(detector: Defence, images: Tensor, ids: Sequence[int], source: NoiseSource, draw: int) -> Tensor:

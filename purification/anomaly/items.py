@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from purification.anomaly.defects import with_defect
+from purification.blocks import Block
 from purification.data import Dataset
 from purification.readers.mvtec import GOOD, list_mvtec, read_mask, read_picture
 
@@ -42,6 +43,14 @@ class Items:
     def anomalous(self) -> Tensor:
         """(m,) 1 for anomalies, 0 for normal images."""
         return torch.tensor([int(kind != NORMAL) for kind in self.kinds])
+
+    def of(self, block: Block) -> Items:
+        """The same training images, and the test images of one block."""
+        own = slice(block.start(len(self.ids)), block.stop(len(self.ids)))
+        return replace(
+            self, test=self.test[own], ids=self.ids[own], kinds=self.kinds[own],
+            sources=self.sources[own], masks=self.masks[own],
+        )  # fmt: skip
 
 
 def _first(images: Tensor, ids: list[int], chosen: Tensor, count: int, what: str) -> tuple[Tensor, list[int]]:

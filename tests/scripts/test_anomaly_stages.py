@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from purification.anomaly.detectors import ARMS
+from purification.blocks import Block
 from purification.data import Dataset
 from purification.journal import NO_JOURNAL, Journal, State
 from purification.models.loading import load_denoiser
@@ -27,6 +28,7 @@ from workflow_scripts.certify_anomalies import certify_anomalies
 from workflow_scripts.journal import FileJournal
 from workflow_scripts.measure_anomalies import measure_anomalies, pixel_auroc, shown
 from workflow_scripts.model_cards import data_hash
+from workflow_scripts.parts import join_rows, join_tensors
 from workflow_scripts.prepare_anomalies import prepare_anomalies
 from workflow_scripts.train_detector import run
 
@@ -185,6 +187,24 @@ def test_a_killed_certification_goes_on_to_the_same_bytes(made: Path, tmp_path: 
         certify(tmp_path, items_of(made), made, Stopping(journal, [40]))
     for name, content in certify(tmp_path, items_of(made), made, journal).items():
         assert content == (made / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_parts_make_the_bytes_of_one_job(made: Path, tmp_path: Path, count: int) -> None:
+    found = read_items(*items_of(made))
+    parts, rows, samples, certificates = load_parts(found, SETTINGS, made), [], [], []
+    for number in range(1, count + 1):
+        block = Block(number, count)
+        rows.append(tmp_path / f"{number}.parquet")
+        samples.append(tmp_path / f"{number}.safetensors")
+        certificates.append(tmp_path / f"certificate_{number}.parquet")
+        measure_anomalies(found, parts, SETTINGS, 1e9, rows=rows[-1], samples=samples[-1], block=block)
+        certify_anomalies(found, parts, SETTINGS, output=certificates[-1], block=block)
+    join_rows(rows, tmp_path / "rows.parquet", by=["arm", "attack"])
+    join_tensors(samples, tmp_path / "samples.safetensors")
+    join_rows(certificates, tmp_path / "certificate.parquet", by=["arm", "radius"])
+    for name in ("rows.parquet", "samples.safetensors", "certificate.parquet"):
+        assert (tmp_path / name).read_bytes() == (made / name).read_bytes(), name
 
 
 def test_rows_hold_every_arm_attack_and_image(made: Path) -> None:
