@@ -32,19 +32,17 @@ from purification.knowledge import shared_noise
 from purification.models.placing import Place
 from purification.threat import ThreatModel
 from workflow_scripts.defences import load_purifier, noise_source
+from workflow_scripts.surrogates import surrogate_of
 
 
 def attacked(
     defence: Defence, entry: Mapping[str, Any], settings: Mapping[str, Any], inputs: Any, dataset: Dataset, place: Place
 ) -> Defence:
-    """The defence as an attack sees it: with the surrogate that its gradient is taken from, if it takes one.
-
-    entry   of the purifier; a purifier without steps is its own surrogate
-    """
+    """The defence of a purifier's entry as an attack sees it: with the surrogate of its gradient, if it takes one."""
     if settings.get("gradient") != "surrogate":
         return defence
-    cheaper = {**entry, "steps": settings["surrogate_steps"]} if "steps" in entry else entry
-    return replace(defence, surrogate=load_purifier(cheaper, inputs.denoiser, dataset, place))
+    surrogate = load_purifier(surrogate_of(entry, settings), inputs.denoiser, dataset, place)
+    return replace(defence, surrogate=surrogate)
 
 
 def _options(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from workflow_scripts.defences import load_defence, load_purifier, noise_source,
 from workflow_scripts.job import job, logger, write_rows
 from workflow_scripts.journal import collect_rows, resuming
 from workflow_scripts.parts import block_of, join_rows, parts_of
+from workflow_scripts.surrogates import surrogate_of
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -64,21 +65,14 @@ def networks_of(entry: Mapping[str, Any], networks: Iterable[str]) -> list[str]:
     return [path for place in wanted for path in networks if Path(path).parts[-3:-1] == place]
 
 
-def fewer_steps(entry: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    """The purifier with at most so many reverse steps; one without steps is its own surrogate."""
-    return {**entry, "steps": min(steps, entry["steps"])} if "steps" in entry else dict(entry)
-
-
 def audited(
     entry: Mapping[str, Any], inputs: Any, dataset: Dataset, settings: Mapping[str, Any]
 ) -> tuple[Defence, Defence]:
     """The defence of a purifier with its surrogate, and the same defence in float64."""
     files = SimpleNamespace(classifier=inputs.classifier, denoiser=networks_of(entry, inputs.denoisers))
     single, double = (load_defence(entry, files, dataset, settings, dtype=t) for t in (torch.float32, torch.float64))
-    cheaper = load_purifier(
-        fewer_steps(entry, settings["surrogate_steps"]), files.denoiser, dataset, place_of(settings)
-    )
-    return replace(single, surrogate=cheaper), double
+    surrogate = load_purifier(surrogate_of(entry, settings), files.denoiser, dataset, place_of(settings))
+    return replace(single, surrogate=surrogate), double
 
 
 if __name__ == "__main__":

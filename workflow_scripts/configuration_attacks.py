@@ -66,11 +66,28 @@ def _start_problems(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "restarts", f"expected 1 without random_start, got {entry['restarts']} — they would all be the same run"
 
 
+def _surrogate_guidance_problems(config: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    key = f"attacks.{name}.surrogate_guidance"
+    if (mode := entry.get("gradient")) != "surrogate":
+        yield f"{key}: expected none without gradient surrogate, got one with {mode} — remove it"
+    varied = any(variation["attack"] == name for variation in config["attack_adequacy"]["variations"])
+    attacked = [
+        *config["run"]["attacks"].get(name, []),
+        *(["identity"] if name == config["transfer_attack"] else []),
+        *(config["run"]["attack_adequacy"] if varied else []),
+    ]
+    plain = [each for each in attacked if "label" not in config["purifiers"][each].get("guidance", {})]
+    if plain:
+        yield f"{key}: expected purifiers guided by a network only, got {shown(plain)} — attack these without it"
+
+
 def _surrogate_problems(config: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> Iterator[str]:
     if ("surrogate_steps" in entry) != (entry.get("gradient") == "surrogate"):
         wanted = "a number of steps with gradient surrogate and none without it"
         got = f"{entry.get('surrogate_steps', 'none')} with {entry.get('gradient', 'no gradient')}"
         yield f"attacks.{name}.surrogate_steps: expected {wanted}, got {got} — add or remove it"
+    if "surrogate_guidance" in entry:
+        yield from _surrogate_guidance_problems(config, name, entry)
     for purifier in config["run"]["attacks"].get(name, []) if "surrogate_steps" in entry else []:
         steps = config["purifiers"][purifier].get("steps", math.inf)
         if entry["surrogate_steps"] > steps:

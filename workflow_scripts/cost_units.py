@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workflow_scripts.cost_plan import Job
+from workflow_scripts.surrogates import surrogate_of
 
 ATTACKED = 0.4  # ASSUME: mean share of images still attacked where an attack stops at those it has broken
 
@@ -124,10 +125,8 @@ def _gradients(context: Context, entry: str, settings: Mapping[str, Any], count:
     size, mode = context.gradients, settings["gradient"]
     if mode != "surrogate":
         return Counter({Unit("gradient", entry, size, mode): count})
-    cheaper = json.loads(entry)
-    if "steps" in cheaper:
-        cheaper["steps"] = settings["surrogate_steps"]
-    surrogate = Unit("gradient", json.dumps(cheaper, sort_keys=True), size, "replay")
+    cheaper = json.dumps(surrogate_of(json.loads(entry), settings), sort_keys=True)
+    surrogate = Unit("gradient", cheaper, size, "replay")
     return Counter({surrogate: count, Unit("purify", entry, size): count, Unit("classify", "", size): count})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,15 +13,17 @@ import torch
 from diffusers import UNet2DModel
 
 from purification.data import Dataset
+from purification.defence import Defence
 from purification.guidance import NetworkGuidance
 from purification.models.placing import Place
 from purification.noise import NoiseSource
 from purification.purifiers import GuidedPurifier, purify
 from purification.training import initialise
+from workflow_scripts.attacking import attacked
 from workflow_scripts.audit_gradients import networks_of
 from workflow_scripts.code_digest import Project
 from workflow_scripts.cost_probe import Laboratory
-from workflow_scripts.defences import load_purifier, load_twins
+from workflow_scripts.defences import load_judge, load_purifier, load_twins
 from workflow_scripts.train_robust_classifier import run
 
 ROBUST = {
@@ -39,6 +42,7 @@ ENTRY: dict[str, Any] = {
     "schedule": {"beta_start": 1e-4, "beta_end": 2e-2, "train_steps": 1000},
     "guidance": {"guide": "network", "network": "robust", "label": "predicted", "place": "state", "scale": 50.0},
 }  # fmt: skip
+PGD = {"kind": "pgd", "gradient": "replay"}
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
@@ -87,6 +91,33 @@ def test_the_null_twin_has_the_same_guide(networks: list[str], dataset: Dataset)
     assert len(guides) == 2 and torch.equal(*guides)
 
 
+def test_an_attack_goes_through_the_expected_label_where_the_purifier_takes_the_predicted_one(
+    networks: list[str], dataset: Dataset
+) -> None:
+    """Loss and labels are those of what runs; the derivative is the one that a hard label does not have."""
+    place, inputs = Place("cpu", "fp32"), SimpleNamespace(denoiser=networks_of(ENTRY, networks))
+    expected = {**ENTRY, "guidance": {**ENTRY["guidance"], "label": "expected"}}
+    judge = load_judge({"kind": "robust"}, inputs.denoiser[2:], dataset, place, torch.float32)
+    runs, other = (
+        Defence(load_purifier(entry, inputs.denoiser, dataset, place), judge, 4) for entry in (ENTRY, expected)
+    )
+    settings = {"gradient": "surrogate", "surrogate_steps": 2, "surrogate_guidance": {"label": "expected"}}
+    through = attacked(runs, ENTRY, settings, inputs, dataset, place)
+
+    def differentiated(defence: Defence, mode: str) -> tuple[torch.Tensor, ...]:
+        noise = NoiseSource(0, "fixed", (1, 8, 8))
+        images, labels = dataset.images[:2], dataset.labels[:2]
+        return defence.loss_gradient(images, labels, [0, 1], noise, 0, loss="ce", mode=mode, kept_steps=0)
+
+    made, own, smooth = (
+        differentiated(through, "surrogate"),
+        differentiated(runs, "replay"),
+        differentiated(other, "replay"),
+    )
+    assert torch.equal(made[0], own[0]) and torch.equal(made[2], own[2]) and not torch.equal(made[0], smooth[0])
+    assert torch.equal(made[1], smooth[1]) and not torch.allclose(made[1], own[1], rtol=1e-3)
+
+
 def test_the_auxiliary_network_has_a_record_and_a_card(networks: list[str]) -> None:
     folder = Path(networks_of(ENTRY, networks)[2]).parent
     record = json.loads((folder / "training.json").read_text())
@@ -107,14 +138,16 @@ def test_the_forecast_makes_guided_purifiers_too(dataset: Dataset) -> None:
 def test_a_purifier_depends_on_the_code_of_its_own_guidance_only() -> None:
     project = Project(Path(__file__).parents[2], ("purification", "workflow_scripts"))
 
-    def guidance_of(**changes: Any) -> set[str]:
-        found = project.reached("workflow_scripts.attack_images", [{**ENTRY, **changes}, {"kind": "pgd"}])
+    def guidance_of(attack: Mapping[str, Any] = PGD, **changes: Any) -> set[str]:
+        found = project.reached("workflow_scripts.attack_images", [{**ENTRY, **changes}, attack])
         return {".".join(item[1:]) for item in found if item[0] == "purification.guidance"}
 
     assert guidance_of(kind="diffusion", guidance={}) == set()
     own = guidance_of()
     assert {"GUIDES.network", "LABELS.predicted", "PLACES.state"} <= own
     assert not own & {"GUIDES.image", "LABELS.expected", "PLACES.estimate", "ssim"}
+    through = {**PGD, "gradient": "surrogate", "surrogate_steps": 2, "surrogate_guidance": {"label": "expected"}}
+    assert guidance_of(through) - own == {"LABELS.expected", "expected"}
     image = guidance_of(guidance={"guide": "image", "distance": "mse", "reference": "noised", "scale": 1, "assumed": 1})
     assert {"GUIDES.image", "DISTANCES.mse"} <= image and not image & {"GUIDES.network", "DISTANCES.ssim"}
 

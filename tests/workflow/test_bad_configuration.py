@@ -374,6 +374,19 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"attacks": {"cheap": {**SURROGATE, "surrogate_steps": 9}}, **entry("run.attacks", cheap=["ddpm_150"])},
         "attacks.cheap.surrogate_steps: expected at most the 5 steps of ddpm_150, got 9",
     ),
+    "guidance of no surrogate": (
+        entry("attacks.eot", surrogate_guidance={"label": "expected"}),
+        "attacks.eot.surrogate_guidance: expected none without gradient surrogate, got one with replay",
+    ),
+    "surrogate guidance of a purifier without": (
+        {"attacks": {"other": {**SURROGATE, "surrogate_steps": 5, "surrogate_guidance": {"label": "expected"}}}}
+        | entry("run.attacks", other=["ddpm_150"]),
+        "attacks.other.surrogate_guidance: expected purifiers guided by a network only, got ['ddpm_150']",
+    ),
+    "surrogate guidance of the transfer attack": (
+        entry("attacks.transfer", gradient="surrogate", surrogate_steps=5, surrogate_guidance={"label": "expected"}),
+        "attacks.transfer.surrogate_guidance: expected purifiers guided by a network only, got ['identity']",
+    ),
     "pool without a use": (
         entry("attacks.eot", pool=3),
         "attacks.eot.pool: expected a number of draws with knowledge semi and none without it, got 3",
