@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+from string import ascii_lowercase
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -21,13 +24,13 @@ def robustness(rows: Rows, extras: Extras) -> Figure:
     chosen = attacked(rows)
     found = {(p, rung): _accuracy(rows, p, rung) for p in chosen for rung in _ladder(rows)}
     rungs = [rung for rung in _ladder(rows) if any(found[p, rung] for p in chosen)]
-    figure, axes = style.panels(1, max(len(chosen), 1), height=1.0 + 0.21 * max(len(rungs), 3), sharex=True)
+    figure, axes = style.lines(max(len(chosen), 1), height=1.0 + 0.21 * max(len(rungs), 3))
     if not chosen:
         style.empty(axes[0, 0], "no rows")
-    for axis, letter, purifier in zip(axes[0], "abcdefgh", chosen, strict=False):
+    for axis, letter, purifier in zip(axes.flat, cycle(ascii_lowercase), chosen, strict=False):
         style.title(axis, letter, style.label(rows, purifier))
         _rungs(axis, [(rung, found[purifier, rung]) for rung in rungs])
-        if axis is not axes[0, 0]:
+        if axis not in axes[:, 0]:
             axis.set_yticklabels([])
     undefended = rows.fixed("identity", rows.base_attack) if _has(rows, "identity", rows.base_attack) else None
     tail = f"; undefended classifier under the same attack: {undefended.value:.3f}" if undefended else ""

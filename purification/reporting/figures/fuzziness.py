@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import cycle, product
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ LOOKS: dict[str, tuple[str, Any]] = {
     "eot": (style.BLUE, "-"),
 }
 OTHERS = (style.ORANGE, style.PINK, style.BROWN, style.SKY, style.GREY)  # then again, dashed
-MOST = 4  # purifiers
 
 
 def shown(rows: Rows) -> list[str]:
@@ -31,7 +31,7 @@ def shown(rows: Rows) -> list[str]:
     frame = rows.frames.get("purified")
     measured = set() if frame is None else set(frame.purifier)
     varied = [rows.headline, *(name for name in rows.settings["run"]["varied"] if name != rows.headline)]
-    return [name for name in varied if name in measured][:MOST]
+    return [name for name in varied if name in measured]
 
 
 def curves(rows: Rows, extras: Extras) -> Figure:
@@ -40,16 +40,17 @@ def curves(rows: Rows, extras: Extras) -> Figure:
     if not chosen:
         return style.nothing()
     width = style.WIDTH if len(chosen) > 1 else 0.78 * style.WIDTH
-    figure, axes = style.panels(1, len(chosen), height=2.6, width=width, sharey=True)
+    figure, axes = style.lines(len(chosen), height=2.6, width=width, sharey=True)
     looks = _looks(dict.fromkeys(attack for purifier in chosen for attack in rows.attacks_on(purifier)))
-    for axis, letter, purifier in zip(axes[0], "abcd", chosen, strict=False):
+    for axis, letter, purifier in zip(axes.flat, cycle(ascii_lowercase), chosen, strict=False):
         style.title(axis, letter, style.label(rows, purifier))
         for number, attack in enumerate(rows.attacks_on(purifier)):
             _curve(axis, rows, purifier, attack, looks[attack], -0.007 * number)
-        axis.set(xlabel="probability τ to be fooled by a fresh draw", xlim=(-0.06, 1.02), ylim=(0, 1.02))
-    axes[0, 0].set_ylabel("share of images fooled with\nprobability τ at most")
+        axis.set(xlabel="probability τ", xlim=(-0.06, 1.02), ylim=(0, 1.02))
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of images fooled by a fresh\ndraw with probability τ at most")
     entries = {
-        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     axes[0, -1].legend(entries.values(), entries, loc="center left", bbox_to_anchor=(1.0, 0.5), title="attack (images)")
     draws = len(rows.purified(chosen[0], "clean").varied.iloc[0]) if len(rows.purified(chosen[0], "clean")) else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from itertools import cycle
 from string import ascii_lowercase
 from typing import Any
 
@@ -17,7 +17,6 @@ from purification.reporting.figures.style import Extras
 from purification.reporting.rows import Rows
 from purification.statistics import Array
 
-ACROSS = 3  # loss curves beside each other
 SMOOTHING = 25  # steps of the centred running mean
 
 
@@ -108,14 +107,10 @@ def training(rows: Rows, extras: Extras) -> Figure:
     if not extras.losses:
         return style.nothing()
     count = len(extras.losses)
-    columns = min(count, ACROSS)
-    lines = math.ceil(count / columns)
-    figure, axes = style.panels(lines, columns, height=0.3 + 1.9 * lines, width=min(style.WIDTH, 3.4 * columns))
-    for number, (name, losses) in enumerate(extras.losses.items()):
-        style.title(axes.flat[number], ascii_lowercase[number % 26], name)
-        _loss(axes.flat[number], losses)
-    for axis in axes.flat[count:]:
-        axis.set_axis_off()
+    figure, axes = style.lines(count, height=2.0, width=min(style.WIDTH, 3.4 * count))
+    for axis, letter, (name, losses) in zip(axes.flat, cycle(ascii_lowercase), extras.losses.items(), strict=False):
+        style.title(axis, letter, name)
+        _loss(axis, losses)
     for axis in axes[:, 0]:
         axis.set_ylabel("loss")
     style.note(figure, f"light: loss of each batch; dark: centred running mean over {SMOOTHING} steps")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -28,6 +29,7 @@ matplotlib.use("Agg")
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # a line per glyph otherwise
 
 WIDTH = 6.75  # inches: a text width
+ACROSS = 3  # panels of `lines` beside each other
 PALETTE = [str(colour) for colour in sns.color_palette("colorblind").as_hex()]
 BLUE, ORANGE, GREEN, RED, PINK, BROWN, _, GREY, _, SKY = PALETTE
 INK, NULL, FAINT = "#222222", "#6e6e6e", "#b8b8b8"
@@ -115,6 +117,19 @@ def panels(
     """Figure and its (rows, columns) axes."""
     figure = Figure(figsize=(width, height))
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def lines(count: int, *, height: float, width: float = WIDTH, **options: Any) -> tuple[Figure, Array]:
+    """Figure and its axes for `count` panels, in lines of at most ACROSS; those left over are off.
+
+    height  of one line, inches
+    """
+    columns = min(count, ACROSS)
+    rows = math.ceil(count / columns)
+    figure, axes = panels(rows, columns, height=rows * height, width=width, **options)
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    return figure, axes
 
 
 def title(axes: Axes, letter: str, text: str) -> None:
