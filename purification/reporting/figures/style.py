@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from purification.reporting.reliability import DAGGER, reason
 from purification.reporting.rows import Rows
@@ -30,6 +30,7 @@ logging.getLogger("fontTools").setLevel(logging.WARNING)  # a line per glyph oth
 
 WIDTH = 6.75  # inches: a text width
 ACROSS = 3  # panels of `lines` beside each other
+NARROW = 5.0  # below this ratio of its ends a logarithmic axis has evenly spaced ticks
 PALETTE = [str(colour) for colour in sns.color_palette("colorblind").as_hex()]
 BLUE, ORANGE, GREEN, RED, PINK, BROWN, _, GREY, _, SKY = PALETTE
 INK, NULL, FAINT = "#222222", "#6e6e6e", "#b8b8b8"
@@ -150,9 +151,10 @@ def key(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
 
 
 def plain_log(*axes: Axis) -> None:
-    """Logarithmic axes with few ticks, written as plain numbers."""
+    """Logarithmic axes with few ticks, written as plain numbers; after what they show is drawn."""
     for axis in axes:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        low, high = sorted(axis.get_view_interval())
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if high > NARROW * low else MaxNLocator(4))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 
