@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager
 
 from purification.reporting import law
 from purification.reporting.figures import FIGURES, Extras, draw, save, style
@@ -170,6 +172,40 @@ def rows() -> Rows:
 @pytest.fixture(scope="module")
 def extras(rows: Rows) -> Extras:
     return made_up_extras(rows)
+
+
+def test_fonts_are_the_shipped_ones_whatever_the_users_list_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fontManager, "ttflist", [])
+    style._know_shipped_fonts.cache_clear()
+    with style.context():
+        found = [findfont(FontProperties(family="DejaVu Sans", weight=weight)) for weight in ("normal", "bold")]
+    shipped = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    assert found == [str(shipped / f"{name}.ttf") for name in ("DejaVuSans", "DejaVuSans-Bold")]
+
+
+def test_many_purifiers_are_drawn_in_lines_of_three(rows: Rows) -> None:
+    """Every purifier of `varied` has a panel whose title is not cut by the next one, fine-tuned and guided ones too."""
+    entries = rows.settings["purifiers"]
+    names = [name for name in rows.settings["run"]["sweep"] if entries[name]["kind"] == "diffusion"][:5]
+    many = Rows(rows.frames, {**rows.settings, "run": {**rows.settings["run"], "varied": names}})
+    figure = draw("fuzziness", many, Extras())
+    shown = [axis for axis in figure.axes if axis.axison]
+    assert len(shown) == len({*names, many.headline}) and len(figure.axes) == 6
+    assert len({round(axis.get_position().y0, 3) for axis in shown}) == 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"kind": "diffusion", "denoiser": "unet", "sampler": "ddim"}, "DDIM"),
+        ({"kind": "diffusion", "denoiser": "tuned", "sampler": "ddim"}, "fine-tuned"),
+        ({"kind": "guided", "denoiser": "tuned", "sampler": "ddim"}, "guided"),
+        ({"kind": "blur"}, "blur"),
+    ],
+)
+def test_what_was_trained_or_is_guided_has_a_look_of_its_own(entry: dict[str, Any], expected: str) -> None:
+    denoisers = {"unet": {"kind": "unet"}, "tuned": {"kind": "finetuned"}}
+    assert style.variant(Rows({}, {"purifiers": {"mine": entry}, "denoisers": denoisers}), "mine") == expected
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -41,11 +41,11 @@ class Sweep:
     def of(cls, rows: Rows, points: pd.DataFrame) -> Sweep:
         sweep = points[points.role == "sweep"]
         strengths = sweep.t_star.fillna(1.0).clip(lower=1.0)
-        names = {p: style.variant(rows.settings["purifiers"][p]) for p in sweep.purifier}
+        names = {p: style.variant(rows, p) for p in sweep.purifier}
         return cls(sweep, LogNorm(strengths.min(), max(strengths.max(), strengths.min() + 1.0)), names)
 
     def look(self, point: Mapping[Any, Any]) -> tuple[str, Any]:
-        """Marker by sampler, colour by t*; grey without a t*."""
+        """Marker by variant, colour by t*; grey without a t*."""
         strength = point["t_star"]
         colour = style.NULL if pd.isna(strength) else COLOURS(self.scale(max(strength, 1.0)))
         return style.look(self.names[point["purifier"]])[0], colour
@@ -236,7 +236,7 @@ def prediction(rows: Rows, extras: Extras) -> Figure:
 
 
 def _predictors_note(figure: Figure, rows: Rows, made: pd.DataFrame) -> None:
-    names = list(dict.fromkeys(style.variant(rows.settings["purifiers"][p]) for p in made.purifier.unique()))
+    names = list(dict.fromkeys(style.variant(rows, p) for p in made.purifier.unique()))
     ordered = [n for n in style.VARIANTS if n in names] + [n for n in names if n not in style.VARIANTS]
     style.key(figure, [style.handle(name, linestyle="") for name in ordered], 8)
     counts = made.groupby("subset", sort=False).purifier.nunique()
@@ -249,7 +249,7 @@ def _predictors_note(figure: Figure, rows: Rows, made: pd.DataFrame) -> None:
 def _predicted(axis: Axes, rows: Rows, made: pd.DataFrame) -> None:
     axis.plot([0, 1], [0, 1], color=style.FAINT, linewidth=0.6, zorder=0)
     for point in made.itertuples():
-        marker, colour = style.look(style.variant(rows.settings["purifiers"][point.purifier]))
+        marker, colour = style.look(style.variant(rows, point.purifier))
         axis.hlines(point.observed, point.low, point.high, color=colour, linewidth=0.6, alpha=0.4, zorder=1)
         edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.3}
         axis.plot(point.predicted, point.observed, marker=marker, color=colour, markersize=4, zorder=3, **edge)

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -80,6 +82,8 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "PF-ODE": ("^", GREEN),
     "VP-SDE": ("D", RED),
     "one step": ("P", "#5b3a8c"),
+    "fine-tuned": ("*", "#8a8a00"),
+    "guided": ("<", "#00808a"),
 }
 NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$"}
 SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "pf_ode": "PF-ODE", "vp_sde": "VP-SDE", "one_step": "one step"}
@@ -99,8 +103,17 @@ class Extras:
     losses: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
+@cache
+def _know_shipped_fonts() -> None:
+    """Let matplotlib find the fonts that it ships and no others, which its list in the user's cache may lack."""
+    fontManager.ttflist = []
+    for path in sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("*.ttf")):
+        fontManager.addfont(path)
+
+
 def context() -> AbstractContextManager[None]:
     """The look, for drawing and for saving."""
+    _know_shipped_fonts()
     settings: Any = matplotlib.rcParamsDefault | {"backend": "Agg"} | RC
     return matplotlib.rc_context(settings)
 
@@ -172,8 +185,13 @@ def nothing() -> Figure:
     return figure
 
 
-def variant(entry: Mapping[str, Any]) -> str:
-    """Name of what a diffusion purifier does at a given t*; of other purifiers the kind."""
+def variant(rows: Rows, purifier: str) -> str:
+    """Name of what a purifier does at a given t*: its sampler, unless more than that tells it from plain diffusion."""
+    entry, denoisers = rows.settings["purifiers"][purifier], rows.settings["denoisers"]
+    if entry["kind"] == "guided":
+        return "guided"
+    if denoisers.get(entry.get("denoiser"), {}).get("kind") == "finetuned":
+        return "fine-tuned"
     name = SAMPLERS.get(str(entry.get("sampler")), str(entry.get("sampler", entry["kind"])))
     if entry.get("forward_noise") is False:
         return "reverse only"
@@ -198,7 +216,7 @@ def label(rows: Rows, purifier: str) -> str:
     entry, mark = rows.settings["purifiers"][purifier], dagger(rows, purifier)
     if not plain(rows, purifier) or purifier in rows.settings["run"]["controls"]:
         return f"{purifier}{mark}"
-    return f"{variant(entry)}, t* = {entry['t_star']}{mark}"
+    return f"{variant(rows, purifier)}, t* = {entry['t_star']}{mark}"
 
 
 def plain(rows: Rows, purifier: str) -> bool:
@@ -233,7 +251,7 @@ def at_headline_strength(rows: Rows, kind: str) -> dict[str, str]:
     plain = entries[rows.headline].get("denoiser")
     alike = [p for p in measured if entries[p].get("t_star") == strength and entries[p].get("denoiser") == plain]
     chosen = [p for p in alike if entries[p]["kind"] == "diffusion" and p not in controls]
-    return {variant(entries[p]): p for p in sorted(chosen, key=lambda p: _rank(variant(entries[p])))}
+    return {variant(rows, p): p for p in sorted(chosen, key=lambda p: _rank(variant(rows, p)))}
 
 
 def _rank(name: str) -> int:
