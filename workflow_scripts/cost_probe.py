@@ -34,7 +34,6 @@ from purification.models.denoisers import (
     Epsilon,
     GaussianEpsilon,
     StationaryEpsilon,
-    fit_gaussian,
     fit_stationary,
     network_epsilon,
 )
@@ -50,6 +49,7 @@ from workflow_scripts.cost_memory import peak_memory
 from workflow_scripts.cost_passes import TALLY, Passes, counting
 from workflow_scripts.cost_trainings import TRAININGS
 from workflow_scripts.cost_units import Unit
+from workflow_scripts.fit_null_model import fitted
 
 LONG = 6  # chains up to this length run whole, longer ones are extrapolated from their first steps
 FEW, MORE = 2, 5
@@ -317,8 +317,9 @@ def _spectrum(unit: Unit, lab: Laboratory) -> Cost:
 
 
 def _null_model(unit: Unit, lab: Laboratory) -> Cost:
+    """The fit of a null model; option: its settings as JSON."""
     before = lab.cost(lambda: None)
-    return lab.cost(lambda: fit_gaussian(lab.data.take("train")[0])).plus(before, -1.0)
+    return lab.cost(lambda: fitted(lab.data, json.loads(unit.option))).plus(before, -1.0)
 
 
 def _fit(unit: Unit, lab: Laboratory) -> Cost:

@@ -289,7 +289,7 @@ def _certify_anomalies(job: Job, context: Context) -> Work:
 
 
 def _fit_null_model(job: Job, context: Context) -> Work:
-    return Counter({Unit("null_model"): 1})
+    return Counter({Unit("null_model", option=json.dumps(dict(job.params["settings"]), sort_keys=True)): 1})
 
 
 def _fit_compression_robustness(job: Job, context: Context) -> Work:

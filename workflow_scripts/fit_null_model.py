@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from purification.data import Dataset
 from purification.models.denoisers import fit_gaussian, fit_stationary
 from purification.models.loading import save_model
@@ -14,9 +16,14 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
-def fit_null_model(dataset: Dataset, settings: Mapping[str, Any], *, folder: Path) -> None:
+def fitted(dataset: Dataset, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors of the null model of an entry of `denoisers`."""
     images, _, _ = dataset.take("train")
-    tensors = fit_stationary(images, settings["size"]) if settings["kind"] == "stationary" else fit_gaussian(images)
+    return fit_stationary(images, settings["size"]) if settings["kind"] == "stationary" else fit_gaussian(images)
+
+
+def fit_null_model(dataset: Dataset, settings: Mapping[str, Any], *, folder: Path) -> None:
+    tensors = fitted(dataset, settings)
     with replacing_in(folder) as temporary:
         save_model(temporary, {"kind": settings["kind"]}, tensors)
 

@@ -23,7 +23,7 @@ from purification.models.denoisers import Denoiser
 from purification.models.loading import PUBLISHED
 from purification.purifiers import Purifier, make_purifier
 from purification.schedule import Schedule
-from workflow_scripts import attacking, clouds, compute_jacobian
+from workflow_scripts import attacking, clouds, compute_jacobian, fit_null_model
 from workflow_scripts.attack_images import attack_images
 from workflow_scripts.compute_jacobian import SPECTRA
 from workflow_scripts.compute_jacobian import compute_jacobian as jacobians
@@ -266,6 +266,18 @@ def test_what_is_not_run_is_extrapolated(
     cost = measure(unit, Laboratory(config, dataset, allowance))
     assert cost.seconds == pytest.approx(7 + steps * (2 + 3 * 64))
     assert largest == (64 if allowance > 20 else 2)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "stationary"])
+def test_a_null_model_is_fitted_as_its_entry_says(monkeypatch: pytest.MonkeyPatch, dataset: Dataset, kind: str) -> None:
+    """The covariance of whole pictures of ImageNet's size fits no memory."""
+    called = Counter[str]()
+    for name in ("gaussian", "stationary"):
+        monkeypatch.setattr(fit_null_model, f"fit_{name}", lambda *given, name=name: called.update([name]))
+    settings = {"kind": kind, "size": 4, "schedule": SCHEDULE}
+    (unit,) = WORK["fit_null_model"](job("fit_null_model", settings=settings), CONTEXT)
+    assert measure(unit, Laboratory({"seed": 0, "device": "cpu"}, dataset, 1.0)).seconds > 0
+    assert set(called) == {kind}
 
 
 # --- what is said
