@@ -269,12 +269,13 @@ def test_what_is_not_run_is_extrapolated(
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "stationary"])
-def test_a_null_model_is_fitted_as_its_entry_says(monkeypatch: pytest.MonkeyPatch, dataset: Dataset, kind: str) -> None:
+def test_a_null_model_is_fitted_as_its_entry_says(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """The covariance of whole pictures of ImageNet's size fits no memory."""
     called = Counter[str]()
     for name in ("gaussian", "stationary"):
         monkeypatch.setattr(fit_null_model, f"fit_{name}", lambda *given, name=name: called.update([name]))
     settings = {"kind": kind, "size": 4, "schedule": SCHEDULE}
+    dataset = Dataset(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64), {"train": [0, 1]}, classes=2)
     (unit,) = WORK["fit_null_model"](job("fit_null_model", settings=settings), CONTEXT)
     assert measure(unit, Laboratory({"seed": 0, "device": "cpu"}, dataset, 1.0)).seconds > 0
     assert set(called) == {kind}
