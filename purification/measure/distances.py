@@ -14,8 +14,9 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from purification.models.denoisers import resized
 from purification.noise import Noise
-from purification.purifiers import DiffusionPurifier, Purifier
+from purification.purifiers import DiffusionPurifier, Purifier, ResizedPurifier
 from purification.samplers import Step
 
 WINDOW = 7
@@ -69,7 +70,13 @@ def path(purifier: Purifier, images: Tensor, noise: Noise) -> Iterator[tuple[str
 
 
 def distances_along(purifier: Purifier, start: Tensor, clean: Tensor, noise: Noise) -> list[dict[str, Any]]:
-    """One record per point of the path: position and every metric of `METRICS` as (B,) tensors."""
+    """One record per point of the path: position and every metric of `METRICS` as (B,) tensors.
+
+    A purifier of another size is measured at its own, with the images brought to it.
+    """
+    if isinstance(purifier, ResizedPurifier):
+        start, clean, noise = resized(start, purifier.size), resized(clean, purifier.size), noise.sized(purifier.size)
+        purifier = purifier.inner
     with torch.no_grad():
         return [
             {"half": half, "position": position, **{name: f(state, clean) for name, f in METRICS.items()}}

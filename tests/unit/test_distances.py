@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from purification.measure.distances import METRICS, distances_along, l2, linf, path, ssim
-from purification.models.denoisers import Denoiser, Epsilon
+from purification.models.denoisers import Denoiser, Epsilon, resized
 from purification.noise import FORWARD, Noise
-from purification.purifiers import FunctionPurifier, Purifier, purify
+from purification.purifiers import FunctionPurifier, Purifier, ResizedPurifier, purify
 from purification.schedule import Schedule
 
 Diffusion = Callable[..., Purifier]
@@ -132,6 +132,18 @@ def test_records_hold_every_metric_of_the_state_against_the_clean_image(
     for row, (half, position, state) in zip(rows, path(diffusion(unet), start, noise), strict=True):
         assert (row["half"], row["position"]) == (half, position)
         assert all(torch.equal(row[name], metric(state, images)) for name, metric in METRICS.items())
+
+
+def test_a_purifier_of_another_size_is_measured_at_its_own(
+    unet: Denoiser, diffusion: Diffusion, fixed_noise: NoiseOf, images: Tensor
+) -> None:
+    start, noise = (images + 0.05).clamp(0, 1), fixed_noise(3)
+    rows = distances_along(ResizedPurifier(diffusion(unet), 16, (8, 8)), start, images, noise)
+    known = distances_along(diffusion(unet), resized(start, 16), resized(images, 16), noise.sized(16))
+    for row, expected in zip(rows, known, strict=True):
+        assert row["position"] == expected["position"]
+        assert all(torch.equal(row[name], expected[name]) for name in METRICS)
+    assert torch.equal(rows[0]["linf"], linf(resized(start, 16), resized(images, 16)))
 
 
 def test_a_purifier_without_steps_has_two_points(fixed_noise: NoiseOf, images: Tensor) -> None:

@@ -87,6 +87,10 @@ def write_imagenet(folder: Path) -> dict[str, Any]:
 
 
 WRITERS = {"cifar10": write_cifar, "imagenet": write_imagenet}
+STAGES = (
+    *("purified", "distances", "randomness", "compression", "jacobian", "attack_strength", "attack_adequacy"),
+    "gradient_noise",
+)
 SMALL = yaml.safe_load((Path(__file__).parents[2] / "config" / "smoke.yaml").read_text())
 
 
@@ -116,7 +120,8 @@ def test_toy_networks_in_the_published_formats_go_through_the_stages(name: str, 
     headline = yaml.safe_load((folder / "config" / f"{name}.yaml").read_text())["run"]["headline"]
     target = f"results/{name}/purified/{headline}.parquet"
     project = Project(folder, Path(f"config/{name}.yaml"))
-    done = project.snakemake("--cores", "1", "--configfile", f"config/{name}.yaml", "toy.yaml", "--", target)
+    stages = [f"results/{name}/{stage}/{headline}.parquet" for stage in STAGES]
+    done = project.snakemake("--cores", "1", "--configfile", f"config/{name}.yaml", "toy.yaml", "--", *stages)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     rows = pd.read_parquet(folder / target)
     assert {"clean", "fixed", "transfer"} <= set(rows.attack) and rows.image.nunique() == 10
