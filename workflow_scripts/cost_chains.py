@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from purification.noise import Noise
-from purification.purifiers import DiffusionPurifier, Purifier
+from purification.purifiers import DiffusionPurifier, Purifier, ResizedPurifier
 
 
 @dataclass(frozen=True)
@@ -33,4 +33,6 @@ def first_steps(purifier: Purifier, steps: int) -> Purifier:
         return purifier
     if isinstance(purifier, DiffusionPurifier):
         return replace(purifier, table=purifier.table[:steps])
+    if isinstance(purifier, ResizedPurifier):
+        return replace(purifier, inner=first_steps(purifier.inner, steps))
     return Shortened(purifier, steps)

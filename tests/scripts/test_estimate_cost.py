@@ -268,6 +268,15 @@ def test_what_is_not_run_is_extrapolated(
     assert largest == (64 if allowance > 20 else 2)
 
 
+@pytest.mark.parametrize("steps", [3, 50])
+def test_the_path_of_a_resized_purifier_is_forecast(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    monkeypatch.setitem(NETWORKS, "unet", lambda entry, lab, dtype: lambda u, level: 0.1 * u)
+    dataset = Dataset(torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64), {"test": list(range(4))}, classes=2)
+    config = {"seed": 0, "device": "cpu", "denoisers": {"unet": {"kind": "unet"}}}
+    unit = Unit("path", entry_of({**DDPM, "t_star": 100, "steps": steps, "size": 16}), 4)
+    assert measure(unit, Laboratory(config, dataset, 1.0)).seconds > 0
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "stationary"])
 def test_a_null_model_is_fitted_as_its_entry_says(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """The covariance of whole pictures of ImageNet's size fits no memory."""
