@@ -184,7 +184,7 @@ def test_fonts_are_the_shipped_ones_whatever_the_users_list_holds(monkeypatch: p
 
 
 def test_many_purifiers_are_drawn_in_lines_of_three(rows: Rows) -> None:
-    """Every purifier of `varied` has a panel whose title is not cut by the next one, fine-tuned and guided ones too."""
+    """Every purifier of `varied` has a panel, at most three of them beside each other."""
     entries = rows.settings["purifiers"]
     names = [name for name in rows.settings["run"]["sweep"] if entries[name]["kind"] == "diffusion"][:5]
     many = Rows(rows.frames, {**rows.settings, "run": {**rows.settings["run"], "varied": names}})
