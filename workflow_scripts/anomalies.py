@@ -53,3 +53,9 @@ def load_parts(items: Items, settings: Mapping[str, Any], folder: Path) -> Parts
     channels, height, width = items.train.shape[1:]
     projection = fit_projection(items.train, settings["components"])
     return Parts(denoiser, projection, (channels, height, width), place.prepare())
+
+
+def load_detector(inputs: Any, settings: Mapping[str, Any]) -> tuple[Items, Parts]:
+    """Images and parts of a detector, from the inputs of its jobs."""
+    items = read_items(inputs.images, inputs.kinds)
+    return items, load_parts(items, settings, Path(inputs.denoiser[0]).parent)

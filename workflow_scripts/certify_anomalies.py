@@ -16,7 +16,7 @@ from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
 from purification.noise import NoiseSource
 from purification.progress import track
-from workflow_scripts.anomalies import load_parts, read_items, tested
+from workflow_scripts.anomalies import load_detector, tested
 from workflow_scripts.defences import noise_source
 from workflow_scripts.job import job, write_rows
 from workflow_scripts.journal import resuming
@@ -72,10 +72,10 @@ if __name__ == "__main__":
         if snakemake.input.parts:
             join_rows(parts_of(snakemake), snakemake.output[0], by=["arm", "radius"])
         else:
-            found = read_items(snakemake.input.images, snakemake.input.kinds)
+            found, parts = load_detector(snakemake.input, snakemake.params.settings)
             certify_anomalies(
                 found,
-                load_parts(found, snakemake.params.settings, Path(snakemake.input.denoiser[0]).parent),
+                parts,
                 snakemake.params.settings,
                 output=snakemake.output[0],
                 block=block_of(snakemake.wildcards),

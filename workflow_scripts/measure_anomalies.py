@@ -20,7 +20,7 @@ from purification.data import Dataset
 from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
 from purification.matching import matched
-from workflow_scripts.anomalies import load_parts, read_items, tested
+from workflow_scripts.anomalies import load_detector, tested
 from workflow_scripts.attacking import run_attack
 from workflow_scripts.defences import noise_source
 from workflow_scripts.job import job, logger, replacing, write_rows
@@ -135,10 +135,10 @@ if __name__ == "__main__":
             join_rows(parts_of(snakemake, 0), snakemake.output.rows, by=["arm", "attack"])
             join_tensors(parts_of(snakemake, 1), snakemake.output.samples)
         else:
-            found = read_items(snakemake.input.images, snakemake.input.kinds)
+            found, parts = load_detector(snakemake.input, snakemake.params.settings)
             measure_anomalies(
                 found,
-                load_parts(found, snakemake.params.settings, Path(snakemake.input.denoiser[0]).parent),
+                parts,
                 snakemake.params.settings,
                 snakemake.config["memory_bytes"],
                 rows=snakemake.output.rows,

@@ -19,8 +19,8 @@ STAGES = {  # rule -> what it writes about one purifier, and of how many images
     "measure_compression": (("compression/ddpm_150.parquet",), 3),
     "compute_jacobian": (("jacobian/ddpm_150.parquet",), 1),
     "audit_gradients": (("audit/ddpm_150.parquet",), 4),
-    "measure_anomalies": (("purified/detectors/zeros.parquet", "purified/detectors/zeros.safetensors"), 12),
-    "certify_anomalies": (("purified/certificates/zeros.parquet",), 12),
+    "measure_anomalies": (("purified/detectors/zeros.parquet", "purified/detectors/zeros.safetensors"), 10),
+    "certify_anomalies": (("purified/certificates/zeros.parquet",), 10),
 }
 
 
