@@ -29,6 +29,11 @@ def smallest(results: str, **purifiers: dict[str, Any]) -> dict[str, Any]:
     return {**config, "results": results, "purifiers": {**config["purifiers"], **purifiers}}
 
 
+def listen_to_interrupts() -> None:
+    """Let a child process end on SIGINT, also where its parent ignores it (as processes in the background do)."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass
 class Run:
     """A run of Snakemake in a session of its own, so that all of its processes can be found and killed."""
@@ -96,6 +101,7 @@ class Copy:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=listen_to_interrupts,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
         run = Run(self.folder, process, log)
