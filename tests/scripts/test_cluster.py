@@ -77,7 +77,7 @@ class Resources(dict[str, Any]):
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """All that the executor asks of a cluster: a `sbatch` that refuses one partition, a `sinfo` that knows two, `squeue`."""
+    """A `sbatch` that refuses one partition and notes what it is asked, a `sinfo` that knows two, an empty `squeue`."""
     answers = {
         "sbatch": f'echo "$*" >> {tmp_path}/asked; case "$*" in *"-p no"*) echo "sbatch: error: no" >&2; exit 1;; esac',
         "sinfo": 'echo "cpu* 1-00:00:00"; echo "short 30:00"',
