@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from purification.reporting import law
-from purification.reporting.claims import judge
+from purification.reporting.claim import judge
 from purification.reporting.rows import Rows
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from purification.reporting.claims import judge
+from purification.reporting.claim import judge
 from purification.reporting.protocol import JUDGED, compared, knowledge_of, share_correct
 from purification.reporting.rows import Rows, columns
 from purification.statistics import Estimate
