@@ -58,9 +58,9 @@ def anomaly(rows: Rows) -> pd.DataFrame:
                 the same images, each arm attacked by itself
     pixel_auroc mean over images with a mask
     """
-    frame, records = rows.frames["anomaly"], []
+    records = []
     entries = rows.settings["anomaly"]
-    for (detector, attack), group in frame.groupby(["purifier", "attack"], sort=False):
+    for (detector, attack), group in rows.groups("anomaly", "purifier", "attack"):
         arms = {str(arm): part.reset_index(drop=True) for arm, part in group.groupby("arm", sort=False)}
         for arm, part in arms.items():
             for name, chosen in groups(part):
@@ -80,8 +80,8 @@ def anomaly(rows: Rows) -> pd.DataFrame:
 def certified_anomaly(rows: Rows) -> pd.DataFrame:
     """AUROC that no l2 perturbation up to a radius can go below: anomalies at their lower, normal images at their upper
     bound."""
-    frame, records = rows.frames["certificates"], []
-    for (detector, arm, radius), part in frame.groupby(["purifier", "arm", "radius"], sort=False):
+    records = []
+    for (detector, arm, radius), part in rows.groups("certificates", "purifier", "arm", "radius"):
         part = part.reset_index(drop=True)
         for name, chosen in groups(part):
             normal = ~part.anomalous.to_numpy(dtype=bool)

@@ -50,6 +50,21 @@ class Rows:
         return cls(frames, settings)
 
     @cached_property
+    def _judged(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """(purifier, attack) -> its rows of `purified`."""
+        return dict(self.groups("purified", "purifier", "attack"))
+
+    @cached_property
+    def _measured(self) -> dict[tuple[str, str, str], pd.DataFrame]:
+        """(kind, purifier, model) -> its rows, for the kinds that measure the null model too."""
+        found: dict[tuple[str, str, str], pd.DataFrame] = {}
+        for kind in self.frames:
+            if "model" in self.frames[kind]:
+                parts = self.groups(kind, "purifier", "model")
+                found |= {(kind, purifier, model): part for (purifier, model), part in parts}
+        return found
+
+    @cached_property
     def resampling(self) -> dict[str, int]:
         """Arguments of the bootstrap."""
         return {"resamples": self.settings["evaluation"]["resamples"], "seed": self.settings["seed"]}
@@ -85,7 +100,7 @@ class Rows:
     def purified(self, purifier: str, attack: str) -> pd.DataFrame:
         """Rows of one (purifier, attack), one per image."""
         frame = self.frames["purified"]
-        return frame[(frame.purifier == purifier) & (frame.attack == attack)]
+        return self._judged.get((purifier, attack), frame.iloc[:0])
 
     def attacks_on(self, purifier: str) -> list[str]:
         frame = self.frames["purified"]
@@ -93,8 +108,8 @@ class Rows:
 
     def select(self, kind: str, purifier: str, model: str = "trained", **equal: Any) -> pd.DataFrame:
         """Rows of one measurement of one purifier and model ("trained" or its "null" twin); none if never measured."""
-        frame = self.frames.get(kind, pd.DataFrame(columns=["purifier", "model", "image"]))
-        frame = frame[(frame.purifier == purifier) & (frame.model == model)]
+        nothing = self.frames.get(kind, pd.DataFrame(columns=["purifier", "model", "image"])).iloc[:0]
+        frame = self._measured.get((kind, purifier, model), nothing)
         for column, value in equal.items():
             frame = frame[frame[column] == value]
         return frame

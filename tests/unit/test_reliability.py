@@ -19,12 +19,12 @@ from purification.measure.audit import Sample, audit
 from purification.noise import NoiseSource
 from purification.purifiers import FunctionPurifier
 from purification.reporting.figures import FIGURES, Extras, draw
+from purification.reporting.formats import compact
 from purification.reporting.reliability import DAGGER, MEANING, RELIES, audits, marked
 from purification.reporting.report import Material, render
 from purification.reporting.rows import Rows
 from purification.reporting.tables import TABLES
 from workflow_scripts.ledger_file import published
-from workflow_scripts.render_tables import compact
 
 SHAPE = (1, 6, 6)
 Function = Callable[[Tensor], Tensor]
