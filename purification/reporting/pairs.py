@@ -13,7 +13,7 @@ Side = tuple[str, str, str]  # purifier, attack, what its images are judged by
 
 
 def paired(rows: Rows) -> pd.DataFrame:
-    """Difference of two accuracies with its bootstrap interval over images, and the exact McNemar test.
+    """Difference of two accuracies on the same images, with its interval and the exact McNemar test.
 
     purifiers  every purifier of the sweep against the headline: base attack (frozen noise), transfer (fresh draws)
     defences   those of run.comparison against what they are compared with: clean images and every attack on both

@@ -64,7 +64,13 @@ def test_every_claim_of_a_degenerate_run_has_a_verdict(name: str, case: Case) ->
     check_claim(name, made(case))
 
 
-DRAWN = ("all at once", "zero measurements", "no draws", "nothing of the headline", "only accuracies")
+DRAWN = (
+    "all at once",
+    "zero measurements",
+    "no draws",
+    "nothing of the headline",
+    "only accuracies",
+)
 
 
 @pytest.mark.parametrize("case", DRAWN)
