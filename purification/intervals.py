@@ -86,29 +86,30 @@ class Scaled:
 
 
 @dataclass(frozen=True)
-class Normal:
-    """Normal interval of a mean in [-1, 1] about a centre that was shrunk towards 0."""
+class Shrunk:
+    """Student's interval of a mean in [-1, 1] about a centre that was shrunk towards 0."""
 
     centre: Array
     error: Array
+    freedom: Array | float
 
     def interval(self) -> tuple[Array, Array]:
-        half = Z * self.error
+        half = t.ppf(1.0 - TAIL, self.freedom) * self.error
         return np.maximum(self.centre - half, -1.0), np.minimum(self.centre + half, 1.0)
 
     def greater(self, threshold: float) -> Array:
-        return np.asarray(norm.sf((self.centre - threshold) / self.error))
+        return np.asarray(t.sf((self.centre - threshold) / self.error, self.freedom))
 
     def less(self, threshold: float) -> Array:
-        return np.asarray(norm.cdf((self.centre - threshold) / self.error))
+        return np.asarray(t.cdf((self.centre - threshold) / self.error, self.freedom))
 
 
 @dataclass(frozen=True)
 class Student:
-    """Student's interval of a mean, after a transformation of t that removes its skewness.
+    """On each side the wider of Student's interval of a mean, with and without a correction for skewness.
 
-    g(t) = t + w t^2 / 3 + w^2 t^3 / 27 + w / 6, with w the skewness over sqrt(n).
-    Source: Hall, J. R. Stat. Soc. B 54:221, 1992.
+    The correction transforms t: g(t) = t + w t^2 / 3 + w^2 t^3 / 27 + w / 6, w the skewness over sqrt(n).
+    Source: Hall, J. R. Stat. Soc. B 54:221, 1992. By itself it is too sure of symmetric values.
 
     value, error  mean and its standard error; the error is NaN where all values are equal
     skew          w
@@ -122,24 +123,27 @@ class Student:
 
     def interval(self) -> tuple[Array, Array]:
         quantile = float(t.ppf(1.0 - TAIL, self.freedom))
-        return self._end(quantile), self._end(-quantile)
+        low = np.minimum(self.value - quantile * self.error, self._corrected(quantile))
+        high = np.maximum(self.value + quantile * self.error, self._corrected(-quantile))
+        return low, high
 
-    def _end(self, quantile: float) -> Array:
+    def _corrected(self, quantile: float) -> Array:
         """The mean at which g(t) is this quantile."""
         symmetric = np.abs(self.skew) < 1e-9
         w = np.where(symmetric, 1.0, self.skew)
         inverse = 3.0 / w * (np.cbrt(1.0 + w * (quantile - w / 6.0)) - 1.0)
         return np.asarray(self.value - np.where(symmetric, quantile, inverse) * self.error)
 
-    def _transformed(self, threshold: float) -> Array:
+    def _statistics(self, threshold: float) -> tuple[Array, Array]:
+        """t and g(t) of a threshold."""
         x, w = (self.value - threshold) / self.error, self.skew
-        return np.asarray(x + w * x**2 / 3.0 + w**2 * x**3 / 27.0 + w / 6.0)
+        return x, np.asarray(x + w * x**2 / 3.0 + w**2 * x**3 / 27.0 + w / 6.0)
 
     def greater(self, threshold: float) -> Array:
-        return np.asarray(t.sf(self._transformed(threshold), self.freedom))
+        return np.asarray(t.sf(np.minimum(*self._statistics(threshold)), self.freedom))
 
     def less(self, threshold: float) -> Array:
-        return np.asarray(t.cdf(self._transformed(threshold), self.freedom))
+        return np.asarray(t.cdf(np.maximum(*self._statistics(threshold)), self.freedom))
 
 
 @dataclass(frozen=True)
@@ -230,12 +234,12 @@ def score_of(rates: Array) -> Score:
     return score_of_moments(rates.mean(axis=-1), rates.var(axis=-1) / n, n)
 
 
-def normal_of_moments(mean: Array, variance: Array | float, images: float, differing: Array | float = 1.0) -> Normal:
+def shrunk_of_moments(mean: Array, variance: Array | float, images: float, differing: Array | float = 1.0) -> Shrunk:
     """Interval of a mean in [-1, 1] of so many differences, whose estimate has this variance.
 
     Two images are added, one better and one worse by as much as the images that differ do (root
     mean square; by 1 where none differs). For single draws this is the interval of Bonett and
-    Price (J. Educ. Behav. Stat. 37:479, 2012).
+    Price (J. Educ. Behav. Stat. 37:479, 2012), with Student's quantile in place of the normal one.
 
     differing  share of the images that differ
     """
@@ -243,14 +247,14 @@ def normal_of_moments(mean: Array, variance: Array | float, images: float, diffe
     added = np.where(squares > 0.0, squares / np.where(squares > 0.0, differing, 1.0), 1.0)
     centre = images * mean / (images + 2.0)
     spread = (images * squares + 2.0 * added) / (images + 2.0) - centre**2
-    return Normal(np.asarray(centre), np.sqrt(spread / (images + 2.0)))
+    return Shrunk(np.asarray(centre), np.sqrt(spread / (images + 2.0)), images + 1.0)
 
 
-def normal_of(differences: Array) -> Normal:
+def shrunk_of(differences: Array) -> Shrunk:
     """Interval of the mean of paired differences (..., n) in [-1, 1], one per image."""
     n = differences.shape[-1]
     differing = (np.abs(differences) > 1e-12).mean(axis=-1)
-    return normal_of_moments(differences.mean(axis=-1), differences.var(axis=-1) / n, n, differing)
+    return shrunk_of_moments(differences.mean(axis=-1), differences.var(axis=-1) / n, n, differing)
 
 
 def student_of(values: Array) -> Student:

@@ -116,12 +116,12 @@ def rate(values: ArrayLike) -> Estimate:
 def difference(values: ArrayLike) -> Estimate:
     """Mean of one paired difference of two rates per image, in [-1, 1]; never a point.
 
-    The interval is that of `intervals.normal_of`.
+    The interval is that of `intervals.shrunk_of`.
     """
     numbers = _within(_defined(values), -1.0, 1.0)
     if not len(numbers):
         return undetermined(NO_IMAGE)
-    return estimate(float(numbers.mean()), intervals.normal_of(numbers), len(numbers))
+    return estimate(float(numbers.mean()), intervals.shrunk_of(numbers), len(numbers))
 
 
 def mean(values: ArrayLike, *, low: float = -math.inf, high: float = math.inf) -> Estimate:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from purification.intervals import Array, normal_of_moments, score_of_moments
+from purification.intervals import Array, score_of_moments, shrunk_of_moments
 from purification.statistics import Estimate, estimate
 
 
@@ -39,11 +39,11 @@ def auroc(won: Array, anomalous: Array, normal: Array) -> Estimate:
 def difference(won: Array, other: Array, anomalous: Array, normal: Array) -> Estimate:
     """Mean of `wins` minus that of another score on the same images; never a point.
 
-    The interval is that of `intervals.normal_of`.
+    The interval is that of `intervals.shrunk_of`.
     """
     apart = won - other
     value = np.asarray(apart.mean())
-    pivot = normal_of_moments(value, variance(apart, anomalous, normal), units(anomalous, normal))
+    pivot = shrunk_of_moments(value, variance(apart, anomalous, normal), units(anomalous, normal))
     return estimate(float(value), pivot, len(anomalous) + len(normal))
 
 

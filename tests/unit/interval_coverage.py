@@ -203,7 +203,7 @@ def ratios() -> Iterator[Population]:
 METHODS: dict[str, tuple[Callable[..., Pivot], Callable[[], Iterator[Population]]]] = {
     "wilson": (intervals.score_of, shares),
     "rate": (intervals.score_of, rates),
-    "difference": (intervals.normal_of, differences),
+    "difference": (intervals.shrunk_of, differences),
     "mean": (intervals.student_of, measurements),
     "ratio": (intervals.fieller_of, ratios),
 }

@@ -28,11 +28,11 @@ REPETITIONS = {"mean": 8000}  # 1000 of the others, whose populations are many
 # few different intervals (wilson, rate), and may hold none of the rare images that differ much
 # (difference) or none of the long tail (mean, ratio).
 FLOORS = {
-    "wilson": (0.84, 0.90),
-    "rate": (0.84, 0.90),
-    "difference": (0.79, 0.89),
-    "mean": (0.90, 0.92),
-    "ratio": (0.88, 0.92),
+    "wilson": (0.84, 0.89),
+    "rate": (0.84, 0.89),
+    "difference": (0.80, 0.89),
+    "mean": (0.92, 0.94),
+    "ratio": (0.88, 0.91),
 }
 
 
@@ -42,6 +42,13 @@ def test_an_interval_covers_at_its_level(method: str, n: int) -> None:
     found = covered(method, n, REPETITIONS.get(method, 1000))
     assert 0.93 <= found.mean <= 0.97, found
     assert found.lowest >= FLOORS[method][n >= 40], found
+
+
+@pytest.mark.parametrize(("n", "level"), [(4, 0.003), (8, 0.003), (40, 0.003)])
+def test_small_p_values_of_symmetric_values_are_as_rare_as_they_say(n: int, level: float) -> None:
+    """A p-value below .0017, which Holm's correction for fifteen claims asks for, comes 17 times in 10,000."""
+    values = generator(0, "coverage", "small p", step=n).normal(size=(40_000, n))
+    assert (intervals.student_of(values).greater(0.0) < 0.0017).mean() < level
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def skewed(stream: str) -> Array:
 PIVOTS: dict[str, Callable[[], Pivot]] = {
     "score": lambda: intervals.score_of(rates_of_nine()),
     "scaled": lambda: intervals.Scaled(intervals.score_of(rates_of_nine()), -1.0, 2.0),
-    "normal": lambda: intervals.normal_of(2.0 * rates_of_nine() - 1.0),
+    "shrunk": lambda: intervals.shrunk_of(2.0 * rates_of_nine() - 1.0),
     "student": lambda: intervals.student_of(skewed("student")),
     "fieller": lambda: intervals.fieller_of(skewed("above"), 0.1 * skewed("below") + 1.0),
 }

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy.stats import binom, ttest_1samp, ttest_rel
+from scipy.stats import binom, t, ttest_1samp, ttest_rel
 
 from purification.statistics import (
     Array,
@@ -82,9 +82,9 @@ def test_the_boundary_is_no_certainty(n: int) -> None:
 
 
 def test_a_difference_of_single_draws_has_the_interval_of_bonett_and_price() -> None:
-    """Written out for 12 and 5 of 40 images that only one of two got right."""
+    """Written out for 12 and 5 of 40 images that only one of two got right, with Student's quantile."""
     better, worse, n = 13 / 42, 6 / 42, 42
-    half = 1.959963984540054 * math.sqrt((better + worse - (better - worse) ** 2) / n)
+    half = float(t.ppf(0.975, 41)) * math.sqrt((better + worse - (better - worse) ** 2) / n)
     found = difference(np.repeat([1.0, -1.0, 0.0], [12, 5, 23]))
     assert found.value == pytest.approx(7 / 40)
     assert (found.low, found.high) == pytest.approx((better - worse - half, better - worse + half))
@@ -107,6 +107,8 @@ def test_the_interval_of_skewed_values_reaches_further_into_the_tail() -> None:
     values = np.random.default_rng(4).exponential(1.0, 30)
     found = mean(values)
     assert found.high - found.value > 1.2 * (found.value - found.low)
+    usual = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert found.low == pytest.approx(usual.low) and found.high > usual.high
     mirrored = mean(-values)
     assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
 
