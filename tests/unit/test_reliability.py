@@ -131,6 +131,7 @@ def test_a_point_of_the_sweep_also_spoils_what_is_fitted_to_it(good: Rows) -> No
     claims = table(rows, "claims").set_index("claim")
     assert list(claims.index[~claims.reliable]) == ["A12", "A13", "A14", "A15"]
     assert (claims[~claims.reliable].verdict == "inconclusive").all()
+    assert (claims[~claims.reliable].holm == "inconclusive").all()
 
 
 def test_the_headline_and_the_undefended_classifier_spoil_the_claims_about_them(good: Rows) -> None:
