@@ -55,7 +55,6 @@ class Control:
     pool: int
     iterates: tuple[int, ...]
     candidates: int
-    resamples: int
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class Bench:
         return np.stack([self.defence.predict(images, self.ids, source, d).numpy() for d in range(draws)], axis=1)
 
     def mean(self, values: Array) -> Estimate:
-        return statistics.mean_estimate(values, resamples=self.control.resamples, seed=self.control.seed)
+        return statistics.rate(values)
 
 
 def bench(control: Control) -> Bench:

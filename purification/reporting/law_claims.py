@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
 from purification.reporting import law
-from purification.reporting.claim import Claim, attacked_images, make_claim
+from purification.reporting.claim import Asked, Claim, attacked_images, make_claim
 from purification.reporting.rows import Rows
-from purification.statistics import Array, Estimate
-
-
-def _interval(value: float, samples: list[float], n: int) -> Estimate:
-    low, high = np.nanpercentile(samples, [2.5, 97.5]) if np.isfinite(samples).any() else (math.nan, math.nan)
-    return Estimate(value, float(low), float(high), n)
+from purification.statistics import Array, resampled
 
 
 def robustness_falls(rows: Rows) -> Claim:
@@ -25,21 +18,20 @@ def robustness_falls(rows: Rows) -> Claim:
     sweep = table[table.role == "sweep"]
     value = float(spearmanr(sweep.compression, sweep.robust).statistic)
     samples = [float(spearmanr(rate, robust).statistic) for rate, robust in rows.resampled_sweep]
-    estimate = _interval(value, samples, len(sweep))
+    estimate = resampled(value, np.array(samples), len(sweep))
     parts = [
         f"{name}: {spearmanr(chosen.compression, chosen.robust).statistic:.2f} ({len(chosen)})"
         for name, chosen in law.subsets(table, rows.settings["fit"]["subsets"]).items()
     ]
     note = "rank correlation by range of t* (points): " + "; ".join(parts)
-    return make_claim(
+    asked = Asked(
         "A12",
-        "Spearman(compression, fixed robust accuracy) <= -.8",
+        "Robust accuracy under known noise falls with the compression rate: Spearman's rank correlation is below -.8.",
         "strong",
-        estimate,
-        note,
-        images=attacked_images(rows),
         below=-0.8,
     )
+    effect = f"rank correlation {value:.3f} over {len(sweep)} purifiers"
+    return make_claim(asked, estimate, effect=effect, notes=(note,), images=attacked_images(rows))
 
 
 def _sweep(rows: Rows) -> pd.DataFrame:
@@ -53,11 +45,13 @@ def sigmoid_fits(rows: Rows) -> Claim:
     fitted = law.fit(sweep, "scaled")
     anchored = law.fit(law.with_anchor(sweep, base.value, base.n), "scaled")
     samples = [_r_squared(sweep, rate, robust) for rate, robust in rows.resampled_sweep[:200]]
-    estimate = _interval(fitted.r_squared, samples, len(sweep))
+    estimate = resampled(fitted.r_squared, np.array(samples), len(sweep))
     note = f"without the anchor CR = 1; with it {anchored.r_squared:.3f}; reduced chi2 {fitted.chi_squared:.2f}"
-    return make_claim(
-        "A13", "weighted R2 of the sigmoid >= .9", "visual", estimate, note, images=attacked_images(rows), above=0.9
+    asked = Asked(
+        "A13", "A sigmoid describes the relation: its weighted R2 is above .9, without the anchor.", "visual", above=0.9
     )
+    effect = f"the curve explains {100.0 * fitted.r_squared:.1f} % of the weighted variance"
+    return make_claim(asked, estimate, effect=effect, notes=(note,), images=attacked_images(rows))
 
 
 def _r_squared(sweep: pd.DataFrame, rate: Array, robust: Array) -> float:
@@ -73,23 +67,21 @@ def extrapolates(rows: Rows) -> Claim:
         return float(law.fit(table, "scaled").predict(np.zeros(1))[0]) - clean
 
     samples = [gap(sweep.assign(compression=rate, robust=robust)) for rate, robust in rows.resampled_sweep[:200]]
-    estimate = _interval(gap(sweep), samples, len(sweep))
+    estimate = resampled(gap(sweep), np.array(samples), len(sweep))
     limit = max(0.07, 2.0 * float(np.std(samples)))
     parts = []
     for name, chosen in law.subsets(sweep, rows.settings["fit"]["subsets"]).items():
         intercept = float(law.fit(chosen, "scaled").predict(np.zeros(1))[0])
         parts.append(f"{name}: {intercept:.3f} against clean {law.clean_reference(chosen):.3f}")
-    statement = f"|intercept of the sigmoid - clean accuracy| <= {limit:.2f}"
-    return make_claim(
+    asked = Asked(
         "A14",
-        statement,
+        f"The sigmoid's intercept is the clean accuracy, within {100.0 * limit:.0f} points.",
         "extrapolates to clean",
-        estimate,
-        "; ".join(parts),
-        images=attacked_images(rows),
         above=-limit,
         below=limit,
     )
+    effect = f"the intercept is {100.0 * estimate.value:+.1f} points from the clean accuracy"
+    return make_claim(asked, estimate, effect=effect, notes=tuple(parts), images=attacked_images(rows))
 
 
 def base_curve_gap(curve: pd.DataFrame, table: pd.DataFrame) -> float:
@@ -106,14 +98,13 @@ def base_curve_explains(rows: Rows) -> Claim:
     samples = [
         base_curve_gap(curve, sweep.assign(compression=rate, robust=robust)) for rate, robust in rows.resampled_sweep
     ]
-    estimate = _interval(base_curve_gap(curve, sweep), samples, len(sweep))
+    estimate = resampled(base_curve_gap(curve, sweep), np.array(samples), len(sweep))
     note = "the mechanism: r_sys(CR) = (acc_sys / acc_base) r_base(CR eps)"
-    return make_claim(
+    asked = Asked(
         "A15",
-        "RMSE to the base classifier's budget curve <= .10",
+        "The defence is the bare classifier under a budget shrunk by the compression rate, within 10 points (rms).",
         "visual",
-        estimate,
-        note,
-        images=attacked_images(rows),
         below=0.10,
     )
+    effect = f"off by {100.0 * estimate.value:.1f} points (rms) over the points of the sweep"
+    return make_claim(asked, estimate, effect=effect, notes=(note,), images=attacked_images(rows))
