@@ -9,7 +9,9 @@ from typing import Any
 from workflow_scripts.configuration_schema import shown
 
 CLASSES = {"digits": 10}  # of data sets whose settings do not say
+STEPPED = ("pgd", "apgd", "sequence")  # kinds that the base attack may be of
 ALONE = ("pgd", "own_draws", "diffattack", "diffhammer")  # kinds with one candidate per run
+ROUNDING = 1e-9  # of steps x step_size: ten times 0.1 is no less than one
 Entry = Mapping[str, Any]
 
 
@@ -46,9 +48,19 @@ def _target_problems(entry: Entry, classes: float) -> Iterator[tuple[str, str]]:
         yield "targets", f"expected a number with loss {entry['loss']!r}, got none — add the key"
     if "loss" in entry and not targeted and "targets" in entry:
         yield "targets", f"expected none with loss {entry['loss']!r}, got {entry['targets']} — remove it"
-    if entry.get("targets", 0) > classes - 1:
-        got = f"got {entry['targets']} — lower it"
-        yield "targets", f"expected at most {classes - 1}, the wrong classes of the dataset, {got}"
+    for key in ("targets", "fab_targets"):
+        if entry.get(key, 0) > classes - 1:
+            got = f"got {entry[key]} — lower it"
+            yield key, f"expected at most {classes - 1}, the wrong classes of the dataset, {got}"
+
+
+def _radius_problems(entry: Entry) -> Iterator[tuple[str, str]]:
+    radii = entry.get("radii", [1])
+    if radii != sorted(radii, reverse=True) or radii[-1] != 1:
+        yield "radii", f"expected numbers that fall to 1, got {shown(radii)} — write [3, 2, 1], or remove the key"
+    if len(radii) > 1 and entry["knowledge"] != "both":
+        wanted = "expected none unless knowledge is both"
+        yield "radii", f"{wanted}, got {shown(radii)} with {entry['knowledge']} — remove the key"
 
 
 def _knowledge_of(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -59,6 +71,17 @@ def _knowledge_of(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "knowledge", f"expected {wanted} with {name}, got {entry['knowledge']!r} — change it, or use apgd"
     if entry.get("version") == "standard" and entry["draws"] != 1:
         yield "draws", f"expected 1 with autoattack standard, got {entry['draws']} — the known noise is one draw"
+
+
+def reach_problems(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Steps that together are shorter than the budget; a random start lies as often on the far side as on the near."""
+    reach = entry.get("steps", 1) * entry.get("step_size", math.inf)
+    if reach < 1 - ROUNDING:
+        yield (
+            "step_size",
+            f"expected steps x step_size of at least 1, got {entry['steps']} x {entry['step_size']:g} = {reach:.3g} of "
+            "the budget — raise it, step_size is in units of epsilon",
+        )
 
 
 def _start_problems(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -117,14 +140,14 @@ def attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
     classes = dataset.get("classes") or CLASSES.get(dataset["kind"], math.inf)
     for name, entry in config["attacks"].items():
         found = [*_randomness_problems(entry), *_target_problems(entry, classes), *_knowledge_of(entry)]
+        found += [*reach_problems(entry), *_radius_problems(entry)]
         if entry["kind"] == "pgd":
             found += _start_problems(entry)
         if name == config["base_attack"] and entry["knowledge"] != "both":
             found.append(("knowledge", f"expected both, got {entry['knowledge']!r} — it is the base attack"))
-        if name == config["base_attack"] and entry["kind"] != "pgd":
-            found.append(
-                ("kind", f"expected pgd, got {entry['kind']!r} — attack_strength varies the base attack's steps")
-            )
+        if name == config["base_attack"] and entry["kind"] not in STEPPED:
+            had = f"got {entry['kind']!r} — attack_strength varies the base attack's steps"
+            found.append(("kind", f"expected one of {', '.join(STEPPED)}, {had}"))
         if name == config["base_attack"] and "threat" in entry:
             found.append(
                 ("threat", "expected none, got one — the base attack has the configuration's threat; remove it")

@@ -10,33 +10,23 @@ import torch
 from purification.blocks import WHOLE, Block
 from purification.data import Dataset
 from purification.defence import Defence, cross_entropy
+from purification.errors import NoDerivative
 from purification.journal import NO_JOURNAL, Journal
 from purification.measure.audit import Sample
-from purification.measure.gradient_noise import gradient_noise
+from purification.measure.gradient_noise import COMPARED, gradient_noise
 from workflow_scripts.attacking import attacked, run_attack
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_defence, noise_source, place_of
 from workflow_scripts.job import job, logger, write_rows
 from workflow_scripts.journal import resuming
 from workflow_scripts.parts import block_of, join_rows, parts_of
+from workflow_scripts.variations import head_of, varied
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
 HEAD = ("attack", "scale", "steps", "random_start", "restarts", "draws", "judged")  # columns of one variation
-
-
-def varied(settings: Mapping[str, Any], variation: Mapping[str, Any]) -> dict[str, Any]:
-    """The attack with the budget, steps, draws or restarts of a variation.
-
-    The step size follows the steps, so that their product stays; several restarts begin at random.
-    """
-    changed = {key: variation[key] for key in ("draws", "restarts") if key in variation}
-    steps = variation.get("steps", settings["steps"])
-    changed |= {"steps": steps, "step_size": settings["step_size"] * settings["steps"] / steps}
-    changed |= {"epsilon": settings["epsilon"] * variation.get("scale", 1.0)}
-    return {**settings, **changed, "random_start": settings["random_start"] or "restarts" in variation}
 
 
 def measure_attack_adequacy(
@@ -60,7 +50,7 @@ def measure_attack_adequacy(
     for number, variation in enumerate(options["variations"]):
         name, settings = variation["attack"], varied(attacks[variation["attack"]], variation)
         part, defence = journal.part(str(number)), defences[name]
-        result = run_attack(dataset, defence, images, labels, ids, settings, evaluation, memory, part)
+        result, _ = run_attack(dataset, defence, images, labels, ids, settings, evaluation, memory, part)
         known = settings["knowledge"] == "both"
         judge = noise_source(evaluation["seed"], "fixed" if known else "evaluation", dataset)
         logits = [
@@ -70,9 +60,7 @@ def measure_attack_adequacy(
         right = torch.stack([(each.argmax(dim=1) == labels).double() for each in logits]).mean(dim=0)
         loss = torch.stack([cross_entropy(each, labels).double() for each in logits]).mean(dim=0)
         logger.info("%s: accuracy %.4f, loss %.4g", dict(variation), float(right.mean()), float(loss.mean()))
-        head = {"attack": name, "scale": variation.get("scale", 1.0), "steps": settings["steps"]}
-        head |= {"random_start": settings["random_start"], "restarts": settings.get("restarts", 1)}
-        head |= {"draws": settings["draws"], "judged": len(logits)}
+        head = {"attack": name, "scale": variation.get("scale", 1.0), **head_of(settings), "judged": len(logits)}
         rows.append(pd.DataFrame({**head, "image": ids, "correct": right.numpy(), "loss": loss.numpy()}))
     write_rows(pd.concat(rows, ignore_index=True), output)
 
@@ -86,18 +74,23 @@ def measure_gradient_noise(
     output: Path,
     block: Block = WHOLE,
 ) -> None:
-    """One row per (number of draws, image); none where the block has no images."""
+    """One row per (number of draws, image); none where the block has no images, NaN without a derivative."""
     images, labels, ids = dataset.take(evaluation["subset"], options["images"], block)
     if not ids:
         write_rows(pd.DataFrame(), output)
         return
     source = noise_source(evaluation["seed"], "audit", dataset)
-    sample, draws = Sample(images, labels, ids, source), options["draws"]
-    found = gradient_noise(defence, sample, draws=draws, reference=options["reference"], loss=options["loss"])
-    parts = [
-        pd.DataFrame({"draws": count, "image": ids, **{name: values.numpy() for name, values in columns.items()}})
-        for count, columns in found.items()
-    ]
+    sample, draws, reason = Sample(images, labels, ids, source), options["draws"], ""
+    try:
+        found = gradient_noise(defence, sample, draws=draws, reference=options["reference"], loss=options["loss"])
+    except NoDerivative as refusal:
+        logger.warning("no gradient whose noise could be measured: %s", refusal)
+        reason = str(refusal)
+        found = {count: {name: torch.full((len(ids),), torch.nan) for name in COMPARED} for count in draws}
+    parts = []
+    for count, columns in found.items():
+        numbers = {name: values.double().numpy() for name, values in columns.items()}
+        parts.append(pd.DataFrame({"draws": count, "image": ids, **numbers, "not_measured": reason}))
     write_rows(pd.concat(parts, ignore_index=True), output)
 
 

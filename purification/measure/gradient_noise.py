@@ -10,16 +10,24 @@ from torch import Tensor
 from purification.defence import Defence
 from purification.measure.audit import Sample
 
+COMPARED = ("cosine", "relative_variance", "same_sign")  # columns of `gradient_noise`
+
 
 def _means(defence: Defence, sample: Sample, first: int, counts: Sequence[int], loss: str) -> Iterator[Tensor]:
     """Mean gradients (n, D) in float64 over the first N of the draws that begin at `first`, for every N."""
     total = torch.zeros(sample.images.flatten(1).shape, dtype=torch.float64, device=sample.images.device)
     for number in range(max(counts)):
         where = (sample.images, sample.labels, sample.ids, sample.source, first + number)
-        slope = defence.loss_gradient(*where, loss=loss, mode="replay", kept_steps=0)[1]
-        total = total + slope.flatten(1).double()
+        values, slope, _ = defence.loss_gradient(*where, loss=loss, mode="replay", kept_steps=0)
+        total = total + _weight(loss, values) * slope.flatten(1).double()
         if number + 1 in counts:
             yield total / (number + 1)
+
+
+def _weight(loss: str, values: Tensor) -> Tensor:
+    """What a draw counts in an attack's average, (n, 1): by its 1 - p_y where the loss stands for cross-entropy."""
+    log_odds = values.double()[:, None]
+    return torch.sigmoid(log_odds) if loss == "ce" else torch.ones_like(log_odds)
 
 
 def gradient_noise(
@@ -33,6 +41,7 @@ def gradient_noise(
     same_sign          share of pixels whose sign agrees: those an l_inf step moves the right way
 
     sample.source  draws that neither an attack nor an evaluation uses
+    Raises NoDerivative for a purifier without one.
     """
     counts = sorted(set(draws))
     (target,) = _means(defence, sample, 0, [reference], loss)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from purification.reporting.reliability import daggered
+from purification.reporting.marks import daggered
 
 DIGITS = 4  # significant, for people; two more for programs
 WHOLE = 1e15  # floats below it that have no fraction are written as integers

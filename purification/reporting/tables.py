@@ -21,10 +21,11 @@ from purification.reporting.ladder import expectations, ladder
 from purification.reporting.ledger import ledger
 from purification.reporting.pairs import paired
 from purification.reporting.path_ends import LAST, growth, path_ends
+from purification.reporting.predictions import prediction
 from purification.reporting.protocol import three, under_knowledge, with_controls
-from purification.reporting.reliability import audits
 from purification.reporting.rows import Rows, columns, fixed_correct
 from purification.reporting.spectra import joint_error, means
+from purification.reporting.verdict_tables import known_noise, reliability, unreliable
 
 CUTS = (0.25, 1.0)
 
@@ -158,23 +159,8 @@ def fit(rows: Rows) -> pd.DataFrame:
 
 
 def points(rows: Rows) -> pd.DataFrame:
-    """The points of the compression-robustness relation and their residual from the sigmoid."""
-    table = law.points(rows)
-    fitted = law.fit(table[table.role == "sweep"], "scaled")
-    return table.assign(residual=table.robust - fitted.predict(table.compression.to_numpy()))
-
-
-def prediction(rows: Rows) -> pd.DataFrame:
-    """Leave-one-purifier-out prediction: error in percentage points and interval coverage, by predictor."""
-    made = law.predictions(rows, law.points(rows))
-    made["error"] = 100.0 * (made.predicted - made.observed).abs()
-    made["covered"] = (made.low <= made.observed) & (made.observed <= made.high)
-    records = []
-    for (subset, predictor), group in made.groupby(["subset", "predictor"], sort=False):
-        covered = statistics.wilson(int(group.covered.sum()), len(group))
-        record = {"subset": subset, "predictor": predictor, **columns("error_points", statistics.mean(group.error))}
-        records.append({**record, "worst_error_points": group.error.max(), **three("coverage", covered)})
-    return pd.DataFrame(records).assign(nominal_coverage=rows.settings["fit"]["level"])
+    """The points of the compression-robustness relation, what the law says of each, and their residual from it."""
+    return law.against_the_law(rows, law.points(rows))
 
 
 def attack_strength(rows: Rows) -> pd.DataFrame:
@@ -189,15 +175,7 @@ def attack_strength(rows: Rows) -> pd.DataFrame:
 
 def audit(rows: Rows) -> pd.DataFrame:
     """Everything the evaluation checks about itself."""
-    checks = [{"check": n, "holds": bool(ok), "seen": seen} for n, (ok, seen) in attack_checks(rows).items()]
-    return pd.DataFrame(checks)
-
-
-def reliability(rows: Rows) -> pd.DataFrame:
-    """The gradient audit of every evaluated purifier: what each check is judged by, and the verdict."""
-    if "audit" not in rows.frames:
-        return pd.DataFrame()
-    return audits(rows.frames["audit"], rows.settings["reliability"])
+    return pd.DataFrame([{"check": name, **vars(check)} for name, check in attack_checks(rows).items()])
 
 
 def subsets(rows: Rows) -> pd.DataFrame:
@@ -229,6 +207,7 @@ def settings(rows: Rows) -> pd.DataFrame:
 TABLES: dict[str, Callable[[Rows], pd.DataFrame]] = {
     "claims": judge_all,
     "robustness": robustness,
+    "known_noise": known_noise,
     "fuzzy": fuzzy,
     "points": points,
     "fit": fit,
@@ -249,6 +228,7 @@ TABLES: dict[str, Callable[[Rows], pd.DataFrame]] = {
     "expectations": expectations,
     "audit": audit,
     "reliability": reliability,
+    "unreliable": unreliable,
     "subsets": subsets,
     "settings": settings,
     "anomaly": anomaly,

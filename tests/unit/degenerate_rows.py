@@ -16,6 +16,7 @@ import yaml
 from hypothesis import strategies as st
 
 from purification.philox import generator
+from purification.reporting.reliability import CHECKS
 from purification.reporting.rows import KINDS, Rows
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +104,9 @@ def cases() -> st.SearchStrategy[Case]:
         missing=kinds,
         absent=kinds.map(lambda chosen: chosen - {"purified"}),
     )
+
+
+AUDITED = (*CHECKS, "linearity_budget", "zero_share", "sign_disagreement", "bpda_cosine", "loss_change")
 
 
 @cache
@@ -215,7 +219,9 @@ def purified_frame(case: Case, settings: dict[str, Any]) -> pd.DataFrame:
     labels = np.arange(case.images) % case.classes
     for number, purifier in enumerate([*run["sweep"], *run["controls"]]):
         rng = generator(case.seed, "bootstrap", "purified", draw=0 if case.outcome == "same" else number)
-        attacks = ["clean", "random", "transfer", settings["base_attack"]]
+        attacks = ["clean", "random", "transfer", settings["base_attack"], settings["challenge_attack"]]
+        if purifier == HEADLINE:
+            attacks.append(settings["adequacy_attack"])
         for attack in [*attacks, *(name for name, on in run["attacks"].items() if purifier in on)]:
             seen = predictions(case, rng, labels, 2 * case.draws + 3)
             once, varied, matched = (
@@ -239,6 +245,9 @@ def purified_frame(case: Case, settings: dict[str, Any]) -> pd.DataFrame:
             rates = undefined(case, rng, values(case, rng, case.images))
             moved = np.full(case.images, np.nan) if attack == "clean" else rates
             columns |= {"semi": lists(varied if known else varied[:, :0]), "compression": moved}
+            size = 0.0 if attack == "clean" or case.measured == "zero" else settings["threat"]["epsilon"]
+            own = np.nan if attack in ("clean", "random") else (once[:, 1] == labels).astype(float)
+            columns |= {"own_accuracy": own, "size_linf": size, "response": values(case, rng, case.images)}
             parts.append(pd.DataFrame({"purifier": purifier, "attack": attack, **columns}))
     return pd.concat(parts, ignore_index=True)
 
@@ -312,10 +321,12 @@ def audit_frame(case: Case, names: list[str], settings: dict[str, Any]) -> pd.Da
     parts = []
     for number, name in enumerate(names):
         rng = generator(case.seed, "bootstrap", "audit", draw=number)
-        columns = {check: values(case, rng, case.images) for check in settings["reliability"]}
-        columns["finite_difference"] = undefined(case, rng, columns["finite_difference"])
-        columns |= {f"{mode}_cosine": values(case, rng, case.images) for mode in ("bpda", "surrogate", "adjoint")}
-        parts.append(pd.DataFrame({"purifier": name, "image": range(case.images), **columns}))
+        for attack in (settings["base_attack"], settings["challenge_attack"]):
+            columns = {check: undefined(case, rng, values(case, rng, case.images)) for check in AUDITED}
+            head = {"purifier": name, "attack": attack, "stage": 0, "loss": "ce", "gradient": "replay"}
+            reason = "it rounds" if case.undefined == 1.0 else ""
+            head |= {"no_derivative": reason, "no_double": "expected float32" if case.undefined else ""}
+            parts.append(pd.DataFrame({**head, "image": range(case.images), **columns}))
     return pd.concat(parts, ignore_index=True)
 
 
