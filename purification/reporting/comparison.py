@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from purification import statistics
-from purification.fit import Prediction
 from purification.reporting import law
 from purification.reporting.protocol import JUDGED, compared, estimands, share_correct
 from purification.reporting.rows import Rows, columns
@@ -27,13 +26,14 @@ def defences(rows: Rows) -> pd.DataFrame:
     <name>_difference     to the purifier in `against`, on the same images: interval, exact McNemar test
     law                   robust accuracy that the sigmoid of the plain purifiers of the sweep gives at the compression
                           rate, with its prediction interval; of a plain purifier, fitted without it
+    off_the_law           whether the accuracy lies outside that interval, as the share off_by_chance does when the law holds
     """
     against = rows.settings["run"]["comparison"]
     if not against:
         return pd.DataFrame(columns=["purifier", "against"])
     chosen = list(dict.fromkeys(chain(against.values(), against)))
-    expected = law.expected(law.points(rows), plain(rows), level=rows.settings["fit"]["level"])
-    return pd.DataFrame([_row(rows, name, against.get(name, ""), expected.get(name)) for name in chosen])
+    expected = law.expectation(rows, law.points(rows), plain(rows))
+    return pd.DataFrame([{**_row(rows, name, against.get(name, "")), **_law(expected, name)} for name in chosen])
 
 
 def plain(rows: Rows) -> list[str]:
@@ -64,7 +64,20 @@ def _attack(rows: Rows, purifier: str, knowledge: str) -> str | None:
     return max(known, key=known.__getitem__) if known else None
 
 
-def _row(rows: Rows, purifier: str, against: str, expected: Prediction | None) -> dict[str, Any]:
+def _law(expected: law.Expectation, purifier: str) -> dict[str, Any]:
+    """What the law of the plain purifiers says of one."""
+    seen = expected.columns(purifier)
+    return {
+        "law": seen["predicted"],
+        "law_low": seen["predicted_low"],
+        "law_high": seen["predicted_high"],
+        "off_the_law": seen["off_the_law"],
+        "off_by_chance": seen["off_by_chance"],
+        "law_note": seen["law"],
+    }
+
+
+def _row(rows: Rows, purifier: str, against: str) -> dict[str, Any]:
     own, other = sides(rows, purifier), sides(rows, against) if against else {}
     record: dict[str, Any] = {"purifier": purifier, "against": against}
     for name, estimate in _accuracies(rows, purifier, own).items():
@@ -73,9 +86,6 @@ def _row(rows: Rows, purifier: str, against: str, expected: Prediction | None) -
         pair = ((rows.purified(p, attack), by) for p, (attack, by) in ((purifier, own[name]), (against, other[name])))
         record |= {f"{name}_{key}": value for key, value in compared(rows, *pair).items()}
     record |= columns("compression", rows.compression(purifier))
-    if expected:
-        record |= {"law": expected.predicted, "law_low": expected.low, "law_high": expected.high}
-        record["on_the_law"] = expected.low <= expected.observed <= expected.high
     return record
 
 

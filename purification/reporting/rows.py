@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from purification import statistics
-from purification.philox import generator
 from purification.reporting.reliability import faults
 from purification.statistics import Array, Estimate
 
@@ -68,19 +67,6 @@ class Rows:
     def resampling(self) -> dict[str, int]:
         """Arguments of the bootstrap."""
         return {"resamples": self.settings["evaluation"]["resamples"], "seed": self.settings["seed"]}
-
-    @cached_property
-    def resampled_sweep(self) -> list[tuple[Array, Array]]:
-        """Compression and robust accuracy of the sweep, once for every bootstrap sample of the images."""
-        run = self.settings["run"]
-        correct = np.stack([fixed_correct(self.purified(p, self.base_attack)) for p in run["sweep"]], axis=1)
-        rates = np.stack([self.select("compression", p, probe_scale=1.0).compression for p in run["sweep"]], axis=1)
-        rng = generator(self.settings["seed"], "bootstrap", "points")
-        samples = []
-        for _ in range(self.resampling["resamples"]):
-            i, j = rng.integers(0, len(correct), len(correct)), rng.integers(0, len(rates), len(rates))
-            samples.append((rates[j].mean(axis=0), correct[i].mean(axis=0)))
-        return samples
 
     @cached_property
     def unreliable(self) -> dict[str, str]:
