@@ -1,7 +1,7 @@
 """Robust accuracy as a sigmoid of the compression rate (Fig. 3b of arXiv 2505.22839).
 
-Fits minimise binomially weighted squares; weights come from the fitted curve's own variance p (1 - p) / n, iterated, so
-that an observed 0 or 1 does not get infinite weight. The forms: `sigmoids`.
+Fits weight every point by the fitted curve's own binomial variance p (1 - p) / n, so that an observed 0 or 1 does not
+get infinite weight. The forms: `sigmoids`.
 
 Points that determine no curve are an outcome (`Undetermined`), not an error.
 """
@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import minimum_filter
 from scipy.optimize import least_squares
+from scipy.special import xlogy
 from scipy.stats import chi2, t
 
 from purification.intervals import CONFIDENCE
@@ -26,10 +28,14 @@ LOWEST = (0.0, -2.0, 0.0)  # of k, c, A
 HIGHEST = (500.0, 3.0, 3.0)
 SIZES = (10.0, 0.3, 1.0)  # by which the search scales k, c, A
 NEAR = 1e-4  # of its range: a parameter this close to an end of it has not been found inside
-REWEIGHTINGS = 50  # at most
-SETTLED = 1e-7  # largest change of the fitted accuracies at which the weights are final
+STEPS = 200  # of a search, at most
+STARTS = 2  # searches, at most
+WORTH = 3.0  # misfit of a curve to start from, at most, over that of the best one
+CLOSE = 1e-3  # standard errors (of half right, half wrong) within which a point lies on the curve
 TELL_APART = 1e-7  # smallest singular value of the scaled slopes, over the largest, of parameters that are determined
 FLAT = 1e-3  # R2 up to which a curve describes the points no better than a constant
+STEEP = 50.0  # k from which a curve falls between two points of most sweeps
+STEP = "a step of any steepness describes them equally well"
 SAME = 0.05  # p-value above which accuracies count as equal but for sampling
 
 
@@ -39,7 +45,7 @@ class BestCurve:
 
     slopes     (points, parameters), each point divided by its standard error
     residuals  (points,), in standard errors
-    settled    whether the weights and the parameters converged
+    settled    whether the search converged
     """
 
     parameters: Array
@@ -54,50 +60,87 @@ def _deviation(expected: Array, n: Array) -> Array:
     return np.asarray(np.sqrt(np.maximum(expected * (1.0 - expected), 1.0 / n) / n))
 
 
-def _start(form: Form, x: Array, y: Array, deviation: Array) -> Array:
-    """The best curve of a grid of k and c; A, in which the form is linear, is the best one for each."""
+def _starts(form: Form, x: Array, y: Array, n: Array) -> list[Array]:
+    """The best few of the curves of a grid of k and c that are better than their neighbours.
+
+    A, in which the form is linear, is the least-squares one for each.
+    """
     steepness = np.geomspace(0.3, 300.0, 16)
-    middle = np.linspace(max(x.min() - 0.4, LOWEST[1]), min(x.max() + 0.2, HIGHEST[1]), 17)
-    k, c = (axis.ravel()[:, None] for axis in np.meshgrid(steepness, middle, indexing="ij"))
-    weights = 1.0 / deviation**2
+    middle = np.linspace(max(x.min() - 1.5, LOWEST[1]), min(x.max() + 0.3, HIGHEST[1]), 25)
+    k, c = (axis[..., None] for axis in np.meshgrid(steepness, middle, indexing="ij"))
     if len(form.names) == 2:
         top = np.ones_like(k)
         shapes = form.curve(x, k, c)
     else:
         shapes = form.curve(x, k, c, 1.0)
-        squares = np.maximum((weights * shapes**2).sum(axis=1, keepdims=True), 1e-300)
-        top = np.clip((weights * shapes * y).sum(axis=1, keepdims=True) / squares, LOWEST[2], HIGHEST[2])
-    best = int((weights * (y - top * shapes) ** 2).sum(axis=1).argmin())
-    return np.array([k[best, 0], c[best, 0], top[best, 0]])[: len(form.names)]
+        squares = np.maximum((n * shapes**2).sum(axis=-1, keepdims=True), 1e-300)
+        top = np.clip((n * shapes * y).sum(axis=-1, keepdims=True) / squares, LOWEST[2], HIGHEST[2])
+    misfit = np.square(deviance_residuals(y, top * shapes, n)[0]).sum(axis=-1)
+    best = np.argwhere(misfit == minimum_filter(misfit, size=3, mode="nearest"))
+    good = best[misfit[tuple(best.T)] <= WORTH * misfit.min()]
+    chosen = sorted((tuple(place) for place in good), key=lambda place: float(misfit[place]))[:STARTS]
+    return [np.array([k[i, 0, 0], c[0, j, 0], top[i, j, 0]])[: len(form.names)] for i, j in chosen]
 
 
 def best_curve(form: Form, x: Array, y: Array, n: Array) -> BestCurve:
-    """Iteratively reweighted least squares within the limits of k, c and A, from the best curve of a grid."""
+    """The curve of the largest quasi-likelihood within the limits of k, c and A, searched from the best of a grid.
+
+    The variance of an accuracy on n images is that of the curve itself, so that this is the curve that iteratively
+    reweighted least squares ends at, where they end (Wedderburn, Biometrika 61:439, 1974).
+    """
     size = len(form.names)
-    limits = (LOWEST[:size], HIGHEST[:size])
-    deviation = _deviation(np.clip(y, 0.05, 0.95), n)
-    parameters = _start(form, x, y, deviation)
-    expected = np.full(len(x), np.inf)
-    settled = False
-    for _ in range(REWEIGHTINGS):
-        found = least_squares(
-            lambda p, s=deviation: (form.curve(x, *p) - y) / s,
-            parameters,
-            jac=lambda p, s=deviation: form.slope(x, *p) / s[:, None],
-            bounds=limits,
+
+    def residuals(parameters: Array) -> Array:
+        return deviance_residuals(y, form.curve(x, *parameters), n)[0]
+
+    def slopes(parameters: Array) -> Array:
+        change = deviance_residuals(y, form.curve(x, *parameters), n)[1]
+        return np.asarray(change[:, None] * form.slope(x, *parameters))
+
+    searched = [
+        least_squares(
+            residuals,
+            start,
+            jac=slopes,
+            method="dogbox",
+            bounds=(LOWEST[:size], HIGHEST[:size]),
             x_scale=SIZES[:size],
-            xtol=1e-11,
-            ftol=1e-11,
-            gtol=1e-11,
+            xtol=1e-8,
+            ftol=1e-10,
+            gtol=1e-8,
+            max_nfev=STEPS,
         )
-        before, parameters = expected, found.x
-        expected = form.curve(x, *parameters)
-        settled = bool(np.abs(expected - before).max() < SETTLED and found.status > 0)
-        if settled:
-            break
-        deviation = _deviation(np.clip(expected, 0.0, 1.0), n)
-    slopes = form.slope(x, *parameters) / deviation[:, None]
-    return BestCurve(parameters, deviation, slopes, (y - expected) / deviation, settled)
+        for start in _starts(form, x, y, n)
+    ]
+    found = min(searched, key=lambda each: float(each.cost))
+    expected = form.curve(x, *found.x)
+    deviation = _deviation(expected, n)
+    standardised = (y - expected) / deviation
+    return BestCurve(found.x, deviation, form.slope(x, *found.x) / deviation[:, None], standardised, found.status > 0)
+
+
+def deviance_residuals(y: Array, expected: Array, n: Array) -> tuple[Array, Array]:
+    """Signed roots of the quasi-deviance 2 n integral from p to y of (y - u) / v(u) du, and their derivatives by p.
+
+    v(u) = u (1 - u), not below 1 / n: the binomial deviance but for accuracies that a single image could make.
+    """
+    difference = y - expected
+    deviance = 2.0 * n * (_integral(y, y, n) - _integral(expected, y, n))
+    variance = np.maximum(expected * (1.0 - expected), 1.0 / n)
+    between = expected + difference / 3.0
+    close = np.abs(difference) * np.sqrt(n) < CLOSE  # the integral's difference is lost in rounding there
+    ratio = np.sqrt(np.maximum(between * (1.0 - between), 1.0 / n) / n)
+    roots = np.where(close, difference / ratio, np.sign(difference) * np.sqrt(np.maximum(deviance, 0.0)))
+    ratio = np.where(close, ratio, difference / np.where(close, 1.0, roots))
+    return roots, -n * ratio / variance
+
+
+def _integral(u: Array, y: Array, n: Array) -> Array:
+    """An integral of (y - u) / v(u) over u."""
+    edge = (1.0 - np.sqrt(np.maximum(1.0 - 4.0 / n, 0.0))) / 2.0  # v is 1 / n below it, and above 1 minus it
+    inside = np.clip(u, edge, 1.0 - edge)
+    outside = n * (y * (u - inside) - (u**2 - inside**2) / 2.0)
+    return np.asarray(xlogy(y, inside) + xlogy(1.0 - y, 1.0 - inside) + outside)
 
 
 def r_squared(curve: BestCurve, y: Array) -> float:
@@ -242,12 +285,14 @@ def _unclear(form: Form, curve: BestCurve, y: Array) -> str:
     """Why the best curve is not determined by the points."""
     if not r_squared(curve, y) > FLAT:
         return "no falling sigmoid describes them better than a constant"
+    if HIGHEST[0] - curve.parameters[0] < NEAR * HIGHEST[0]:
+        return STEP
     if not curve.settled or not np.isfinite(curve.slopes).all():
         return "the search for the best sigmoid did not settle"
     size = np.array(SIZES[: len(form.names)])
     singular = np.linalg.svd(curve.slopes * size, compute_uv=False)
     if singular[-1] <= TELL_APART * singular[0]:
-        return "many sigmoids describe them equally well"
+        return STEP if curve.parameters[0] > STEEP else "many sigmoids describe them equally well"
     return ""
 
 
