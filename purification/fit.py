@@ -1,9 +1,7 @@
 """Robust accuracy as a sigmoid of the compression rate (Fig. 3b of arXiv 2505.22839).
 
-Fits weight every point by the fitted curve's own binomial variance p (1 - p) / n, so that an observed 0 or 1 does not
-get infinite weight. The forms: `sigmoids`.
-
-Points that determine no curve are an outcome (`Undetermined`), not an error.
+Forms: `sigmoids`. Search: `curve_search`. Points that determine no curve are an outcome
+(`Undetermined`), not an error.
 """
 
 from __future__ import annotations
@@ -14,141 +12,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import minimum_filter
-from scipy.optimize import least_squares
-from scipy.special import xlogy
 from scipy.stats import chi2, t
 
+from purification.curve_search import HIGHEST, LOWEST, SIZES, BestCurve, best_curve, r_squared
 from purification.intervals import CONFIDENCE
 from purification.resampling import GROUPS, IMAGES, PURIFIERS, Labels, Spread, grouped_variance
 from purification.sigmoids import Form, family
 
 Array = NDArray[Any]
-LOWEST = (0.0, -2.0, 0.0)  # of k, c, A
-HIGHEST = (500.0, 3.0, 3.0)
-SIZES = (10.0, 0.3, 1.0)  # by which the search scales k, c, A
 NEAR = 1e-4  # of its range: a parameter this close to an end of it has not been found inside
-STEPS = 200  # of a search, at most
-STARTS = 2  # searches, at most
-WORTH = 3.0  # misfit of a curve to start from, at most, over that of the best one
-CLOSE = 1e-3  # standard errors (of half right, half wrong) within which a point lies on the curve
-TELL_APART = 1e-7  # smallest singular value of the scaled slopes, over the largest, of parameters that are determined
+# smallest singular value of the scaled slopes, over the largest, of parameters that are determined
+TELL_APART = 1e-5
 FLAT = 1e-3  # R2 up to which a curve describes the points no better than a constant
 STEEP = 50.0  # k from which a curve falls between two points of most sweeps
 STEP = "a step of any steepness describes them equally well"
 SAME = 0.05  # p-value above which accuracies count as equal but for sampling
-
-
-@dataclass(frozen=True)
-class BestCurve:
-    """The best curve of a form within the limits of the search, whether or not the points determine it.
-
-    slopes     (points, parameters), each point divided by its standard error
-    residuals  (points,), in standard errors
-    settled    whether the search converged
-    """
-
-    parameters: Array
-    deviation: Array
-    slopes: Array
-    residuals: Array
-    settled: bool
-
-
-def _deviation(expected: Array, n: Array) -> Array:
-    """Standard error of an accuracy on n images; p (1 - p) is not let below 1 / n."""
-    return np.asarray(np.sqrt(np.maximum(expected * (1.0 - expected), 1.0 / n) / n))
-
-
-def _starts(form: Form, x: Array, y: Array, n: Array) -> list[Array]:
-    """The best few of the curves of a grid of k and c that are better than their neighbours.
-
-    A, in which the form is linear, is the least-squares one for each.
-    """
-    steepness = np.geomspace(0.3, 300.0, 16)
-    middle = np.linspace(max(x.min() - 1.5, LOWEST[1]), min(x.max() + 0.3, HIGHEST[1]), 25)
-    k, c = (axis[..., None] for axis in np.meshgrid(steepness, middle, indexing="ij"))
-    if len(form.names) == 2:
-        top = np.ones_like(k)
-        shapes = form.curve(x, k, c)
-    else:
-        shapes = form.curve(x, k, c, 1.0)
-        squares = np.maximum((n * shapes**2).sum(axis=-1, keepdims=True), 1e-300)
-        top = np.clip((n * shapes * y).sum(axis=-1, keepdims=True) / squares, LOWEST[2], HIGHEST[2])
-    misfit = np.square(deviance_residuals(y, top * shapes, n)[0]).sum(axis=-1)
-    best = np.argwhere(misfit == minimum_filter(misfit, size=3, mode="nearest"))
-    good = best[misfit[tuple(best.T)] <= WORTH * misfit.min()]
-    chosen = sorted((tuple(place) for place in good), key=lambda place: float(misfit[place]))[:STARTS]
-    return [np.array([k[i, 0, 0], c[0, j, 0], top[i, j, 0]])[: len(form.names)] for i, j in chosen]
-
-
-def best_curve(form: Form, x: Array, y: Array, n: Array) -> BestCurve:
-    """The curve of the largest quasi-likelihood within the limits of k, c and A, searched from the best of a grid.
-
-    The variance of an accuracy on n images is that of the curve itself, so that this is the curve that iteratively
-    reweighted least squares ends at, where they end (Wedderburn, Biometrika 61:439, 1974).
-    """
-    size = len(form.names)
-
-    def residuals(parameters: Array) -> Array:
-        return deviance_residuals(y, form.curve(x, *parameters), n)[0]
-
-    def slopes(parameters: Array) -> Array:
-        change = deviance_residuals(y, form.curve(x, *parameters), n)[1]
-        return np.asarray(change[:, None] * form.slope(x, *parameters))
-
-    searched = [
-        least_squares(
-            residuals,
-            start,
-            jac=slopes,
-            method="dogbox",
-            bounds=(LOWEST[:size], HIGHEST[:size]),
-            x_scale=SIZES[:size],
-            xtol=1e-8,
-            ftol=1e-10,
-            gtol=1e-8,
-            max_nfev=STEPS,
-        )
-        for start in _starts(form, x, y, n)
-    ]
-    found = min(searched, key=lambda each: float(each.cost))
-    expected = form.curve(x, *found.x)
-    deviation = _deviation(expected, n)
-    standardised = (y - expected) / deviation
-    return BestCurve(found.x, deviation, form.slope(x, *found.x) / deviation[:, None], standardised, found.status > 0)
-
-
-def deviance_residuals(y: Array, expected: Array, n: Array) -> tuple[Array, Array]:
-    """Signed roots of the quasi-deviance 2 n integral from p to y of (y - u) / v(u) du, and their derivatives by p.
-
-    v(u) = u (1 - u), not below 1 / n: the binomial deviance but for accuracies that a single image could make.
-    """
-    difference = y - expected
-    deviance = 2.0 * n * (_integral(y, y, n) - _integral(expected, y, n))
-    variance = np.maximum(expected * (1.0 - expected), 1.0 / n)
-    between = expected + difference / 3.0
-    close = np.abs(difference) * np.sqrt(n) < CLOSE  # the integral's difference is lost in rounding there
-    ratio = np.sqrt(np.maximum(between * (1.0 - between), 1.0 / n) / n)
-    roots = np.where(close, difference / ratio, np.sign(difference) * np.sqrt(np.maximum(deviance, 0.0)))
-    ratio = np.where(close, ratio, difference / np.where(close, 1.0, roots))
-    return roots, -n * ratio / variance
-
-
-def _integral(u: Array, y: Array, n: Array) -> Array:
-    """An integral of (y - u) / v(u) over u."""
-    edge = (1.0 - np.sqrt(np.maximum(1.0 - 4.0 / n, 0.0))) / 2.0  # v is 1 / n below it, and above 1 minus it
-    inside = np.clip(u, edge, 1.0 - edge)
-    outside = n * (y * (u - inside) - (u**2 - inside**2) / 2.0)
-    return np.asarray(xlogy(y, inside) + xlogy(1.0 - y, 1.0 - inside) + outside)
-
-
-def r_squared(curve: BestCurve, y: Array) -> float:
-    """1 - explained part of the weighted squares; NaN where the accuracies are equal."""
-    weights = 1.0 / curve.deviation**2
-    mean = float((weights * y).sum() / weights.sum())
-    total = float((weights * (y - mean) ** 2).sum())
-    return 1.0 - float(np.square(curve.residuals).sum()) / total if np.ptp(y) > 0.0 else float("nan")
 
 
 @dataclass(frozen=True)
@@ -166,7 +44,9 @@ class Undetermined:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Covariance of the parameters when one kind of unit is resampled, and its degrees of freedom."""
+    """Covariance of the parameters when one kind of unit is resampled, and its degrees of
+    freedom.
+    """
 
     unit: str
     covariance: Array
@@ -181,7 +61,8 @@ class Fit:
     covariance   of the parameters, from binomial noise alone
     scatters     what the intervals are taken from: each of them is the widest one's
     r_squared    weighted, on the points given;  chi_squared: reduced
-    at_limit     parameters that ended at a limit of their search: their intervals mean nothing and are NaN
+    at_limit     parameters that ended at a limit of their search: their intervals mean nothing and
+                 are NaN
     """
 
     form: str
@@ -197,7 +78,9 @@ class Fit:
 
     @property
     def errors(self) -> Array:
-        """Standard errors with purifiers as the units: scaled by the root of the reduced chi-squared above 1."""
+        """Standard errors with purifiers as the units: scaled by the root of the reduced
+        chi-squared above 1.
+        """
         return np.asarray(np.sqrt(np.diag(self.covariance) * max(self.chi_squared, 1.0)))
 
     @property
@@ -213,7 +96,8 @@ class Fit:
     def _ends(self, side: float) -> Array:
         if self.at_limit:
             return np.full(len(self.names), np.nan)
-        return np.asarray(self.parameters + side * self._width(np.eye(len(self.names)), CONFIDENCE))
+        width = self._width(np.eye(len(self.names)), CONFIDENCE)
+        return np.asarray(self.parameters + side * width)
 
     def _width(self, slopes: Array, level: float) -> Array:
         """Half the interval of slopes @ parameters: the widest of all scatters."""
@@ -229,7 +113,9 @@ class Fit:
         return self.family.curve(np.asarray(cr, dtype=float), *self.parameters)
 
     def band(self, cr: ArrayLike, *, level: float) -> tuple[Array, Array]:
-        """Pointwise confidence band of the curve by the delta method, Student t like the parameters' intervals."""
+        """Pointwise confidence band of the curve by the delta method, Student t like the
+        parameters' intervals.
+        """
         rates = np.asarray(cr, dtype=float)
         middle = self.predict(rates)
         width = self._width(self.family.slope(rates, *self.parameters), level)
@@ -251,7 +137,9 @@ class Fit:
 
 
 def undetermined_accuracies(robust: ArrayLike, n: ArrayLike) -> str:
-    """Why accuracies determine no relation: equal, or no more different than by sampling. Empty if they do."""
+    """Why accuracies determine no relation: equal, or no more different than by sampling. Empty if
+    they do.
+    """
     y, counts = np.asarray(robust, dtype=float), np.asarray(n, dtype=float)
     if not len(y):
         return "no usable point"
@@ -261,7 +149,8 @@ def undetermined_accuracies(robust: ArrayLike, n: ArrayLike) -> str:
     statistic = float((counts * (y - mean) ** 2).sum() / (mean * (1.0 - mean)))
     chance = float(chi2.sf(statistic, len(y) - 1))
     if chance > SAME:
-        return f"the robust accuracies differ no more than by sampling (chi-squared test, p = {chance:.2g})"
+        test = f"chi-squared test, p = {chance:.2g}"
+        return f"the robust accuracies differ no more than by sampling ({test})"
     return ""
 
 
@@ -289,9 +178,7 @@ def _unclear(form: Form, curve: BestCurve, y: Array) -> str:
         return STEP
     if not curve.settled or not np.isfinite(curve.slopes).all():
         return "the search for the best sigmoid did not settle"
-    size = np.array(SIZES[: len(form.names)])
-    singular = np.linalg.svd(curve.slopes * size, compute_uv=False)
-    if singular[-1] <= TELL_APART * singular[0]:
+    if not _told_apart(curve.slopes * np.array(SIZES[: len(form.names)])):
         return STEP if curve.parameters[0] > STEEP else "many sigmoids describe them equally well"
     return ""
 
@@ -309,10 +196,13 @@ def fit_sigmoid(
     """Fit one form to points (compression rate, robust accuracy in [0, 1] on n images).
 
     clean       clean accuracy of the purified system, in (0, 1] (used by "anchored")
-    factors     name -> one label per point: points with the same label are not independent (`resampling`)
-    covariance  (points, points) of the accuracies over the images, which the points share; the fitted curve's binomial
-                variance takes the place of its diagonal. Independent points if none is given
-    Points whose rate or accuracy is not finite are left out. k is searched in [0, 500], c in [-2, 3], A in [0, 3].
+    factors     name -> one label per point: points with the same label are not independent
+                (`resampling`)
+    covariance  (points, points) of the accuracies over the images, which the points share; the
+                fitted curve's binomial variance takes the place of its diagonal. Independent
+                points if none is given
+    Points whose rate or accuracy is not finite are left out. k is searched in [0, 500], c in [-2,
+    3], A in [0, 3].
     """
     x, y, counts = (np.asarray(values, dtype=float) for values in (cr, robust, n))
     usable = np.isfinite(x) & np.isfinite(y) & (counts > 0)
@@ -327,13 +217,15 @@ def fit_sigmoid(
         return Undetermined(form, len(x), reason)
     freedom = len(x) - len(chosen.names)
     groups = {name: np.asarray(labels)[usable] for name, labels in (factors or {}).items()}
-    errors = np.zeros((len(x), len(x))) if covariance is None else covariance[np.ix_(usable, usable)].copy()
+    errors = np.zeros((len(x), len(x)))
+    if covariance is not None:
+        errors += covariance[np.ix_(usable, usable)]
     np.fill_diagonal(errors, curve.deviation**2)
     return Fit(
         form,
         chosen.names,
         curve.parameters,
-        np.linalg.inv(curve.slopes.T @ curve.slopes),
+        _covariance(curve),
         _scatters(curve, groups, errors),
         r_squared=r_squared(curve, y),
         chi_squared=float(np.square(curve.residuals).sum()) / freedom,
@@ -347,13 +239,15 @@ def _scatters(curve: BestCurve, factors: Mapping[str, Labels], errors: Array) ->
     """Covariances of the parameters for resampled images, purifiers and groups of purifiers.
 
     images     the accuracies' covariance over images, carried through the fit
-    purifiers  binomial covariance times the reduced chi-squared (McCullagh and Nelder 1989, section 4.5)
-    groups     leave-one-group-out ("CV3": MacKinnon, Nielsen and Webb, J. Econometrics 232:272, 2023)
-    The error that all purifiers share because they are judged on the same images moves all points together, so that
-    their scatter does not show it: it is added to the last two.
+    purifiers  binomial covariance times the reduced chi-squared (McCullagh and Nelder 1989,
+               section 4.5)
+    groups     leave-one-group-out ("CV3": MacKinnon, Nielsen and Webb, J. Econometrics 232:272,
+               2023)
+    The error that all purifiers share because they are judged on the same images moves all points
+    together, so that their scatter does not show it: it is added to the last two.
     """
     points, size = curve.slopes.shape
-    binomial = np.linalg.inv(curve.slopes.T @ curve.slopes)
+    binomial = _covariance(curve)
     carry = binomial @ curve.slopes.T / curve.deviation
     shared = carry @ (errors - np.diag(np.diag(errors))) @ carry.T
     dispersion = float(np.square(curve.residuals).sum()) / (points - size)
@@ -368,16 +262,34 @@ def _scatters(curve: BestCurve, factors: Mapping[str, Labels], errors: Array) ->
 
 
 def _left_out(curve: BestCurve, labels: Array) -> Array:
-    """Covariance of the parameters from leaving out every group of points once, linearised; infinite if it cannot be."""
-    size = curve.slopes.shape[1]
-    information = curve.slopes.T @ curve.slopes
-    total = np.zeros((size, size))
+    """Covariance of the parameters from leaving out every group of points once, linearised.
+
+    Infinite where the other points of a group do not determine the parameters.
+    """
+    size = np.array(SIZES[: curve.slopes.shape[1]])
+    slopes = curve.slopes * size
+    total = np.zeros((len(size), len(size)))
     groups = np.unique(labels)
     for group in groups:
         own = labels == group
-        if np.linalg.matrix_rank(curve.slopes[~own]) < size:
-            return np.full((size, size), np.inf)
-        others = information - curve.slopes[own].T @ curve.slopes[own]
-        change = np.linalg.solve(others, curve.slopes[own].T @ curve.residuals[own])
+        others = slopes[~own]
+        if not _told_apart(others):
+            return np.full_like(total, np.inf)
+        change = size * np.linalg.solve(others.T @ others, slopes[own].T @ curve.residuals[own])
         total += np.outer(change, change)
     return (len(groups) - 1.0) / len(groups) * total
+
+
+def _told_apart(slopes: Array) -> bool:
+    """Whether slopes in units of SIZES determine all parameters."""
+    if len(slopes) < slopes.shape[1]:
+        return False
+    singular = np.linalg.svd(slopes, compute_uv=False)
+    return bool(singular[-1] > TELL_APART * singular[0])
+
+
+def _covariance(curve: BestCurve) -> Array:
+    """Covariance of the parameters from binomial noise."""
+    size = np.array(SIZES[: curve.slopes.shape[1]])
+    slopes = curve.slopes * size
+    return np.asarray(np.linalg.inv(slopes.T @ slopes) * np.outer(size, size))

@@ -26,7 +26,8 @@ def defences(rows: Rows) -> pd.DataFrame:
     <name>_difference     to the purifier in `against`, on the same images: interval, exact McNemar test
     law                   robust accuracy that the sigmoid of the plain purifiers of the sweep gives at the compression
                           rate, with its prediction interval; of a plain purifier, fitted without it
-    off_the_law           whether the accuracy lies outside that interval, as the share off_by_chance does when the law holds
+    off_the_law           whether the accuracy lies outside that interval; "not determined" without a law
+    off_by_chance         share of purifiers that lie outside although the law holds
     """
     against = rows.settings["run"]["comparison"]
     if not against:

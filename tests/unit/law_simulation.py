@@ -1,4 +1,5 @@
-"""Simulated sweeps: binomial noise on images that all purifiers share, and purifiers that scatter about the law.
+"""Simulated sweeps: binomial noise on images that all purifiers share, and purifiers that scatter
+about the law.
 
 The design (compression rate, t*, sampler) is like that of the default run.
 """
@@ -14,11 +15,41 @@ from purification.sigmoids import scaled
 from purification.statistics import Array
 
 DESIGN = (
-    *((0.57, 10, "ddpm"), (0.36, 25, "ddpm"), (0.27, 50, "ddpm"), (0.24, 75, "ddpm"), (0.22, 100, "ddpm")),
-    *((0.18, 150, "ddpm"), (0.17, 200, "ddpm"), (0.16, 300, "ddpm"), (0.17, 200, "ddpm"), (0.20, 100, "ddpm")),
-    *((0.17, 200, "ddpm"), (0.70, 10, "ddim"), (0.48, 25, "ddim"), (0.34, 50, "ddim"), (0.26, 100, "ddim")),
-    *((0.20, 200, "ddim"), (0.19, 200, "ddim"), (0.53, 25, "ode"), (0.37, 50, "ode"), (0.27, 100, "ode")),
-    *((0.22, 200, "ode"), (0.21, 100, "sde"), (0.16, 200, "sde"), (0.25, 100, "one"), (0.21, 200, "one")),
+    *(
+        (0.57, 10, "ddpm"),
+        (0.36, 25, "ddpm"),
+        (0.27, 50, "ddpm"),
+        (0.24, 75, "ddpm"),
+        (0.22, 100, "ddpm"),
+    ),
+    *(
+        (0.18, 150, "ddpm"),
+        (0.17, 200, "ddpm"),
+        (0.16, 300, "ddpm"),
+        (0.17, 200, "ddpm"),
+        (0.20, 100, "ddpm"),
+    ),
+    *(
+        (0.17, 200, "ddpm"),
+        (0.70, 10, "ddim"),
+        (0.48, 25, "ddim"),
+        (0.34, 50, "ddim"),
+        (0.26, 100, "ddim"),
+    ),
+    *(
+        (0.20, 200, "ddim"),
+        (0.19, 200, "ddim"),
+        (0.53, 25, "ode"),
+        (0.37, 50, "ode"),
+        (0.27, 100, "ode"),
+    ),
+    *(
+        (0.22, 200, "ode"),
+        (0.21, 100, "sde"),
+        (0.16, 200, "sde"),
+        (0.25, 100, "one"),
+        (0.21, 200, "one"),
+    ),
 )
 RATES = np.array([point[0] for point in DESIGN])
 STARS = np.array([point[1] for point in DESIGN])
@@ -32,7 +63,8 @@ class Scatter:
     """How purifiers scatter about the law.
 
     dispersion    variance of an accuracy over the binomial one on `images` images
-    star, sampler  shares of what exceeds it that purifiers of a common t*, of a common sampler, have in common
+    star, sampler  shares of what exceeds it that purifiers of a common t*, of a common sampler,
+                   have in common
     """
 
     dispersion: float = 1.0

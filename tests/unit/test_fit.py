@@ -1,4 +1,6 @@
-"""The compression-robustness sigmoid: known parameters, lmfit as an independent fit, coverage, and no fit at all."""
+"""The compression-robustness sigmoid: known parameters, lmfit as an independent fit, coverage, and
+no fit at all.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ from purification.statistics import Array
 RATES = np.array([0.13, 0.18, 0.24, 0.3, 0.36, 0.45, 0.55, 0.7, 0.85, 1.0])
 COUNTS = [400] * len(RATES)
 CLEAN = 0.9
-CURVES: dict[str, Callable[..., Array]] = {"scaled": scaled, "anchored": anchored(CLEAN), "logistic": logistic}
+CURVES: dict[str, Callable[..., Array]] = {
+    "scaled": scaled,
+    "anchored": anchored(CLEAN),
+    "logistic": logistic,
+}
 TRUTH: dict[str, dict[str, float]] = {
     "scaled": {"k": 13.2, "c": 0.31, "A": 0.88},
     "anchored": {"k": 9.0, "c": 0.35},
@@ -78,7 +84,9 @@ def test_noiseless_data_give_back_the_parameters(form: str) -> None:
 @pytest.mark.parametrize("counts", [COUNTS, [50, 1000, 200, 400, 30, 400, 100, 800, 60, 400]], ids=["equal", "unequal"])
 @each_form
 def test_values_and_standard_errors_are_those_of_lmfit(form: str, counts: list[int]) -> None:
-    """lmfit with the weights of the fitted curve itself, 1 / sqrt(p (1 - p) / n), must find the same optimum."""
+    """lmfit with the weights of the fitted curve itself, 1 / sqrt(p (1 - p) / n), must find the
+    same optimum.
+    """
     robust = [np.random.default_rng(1).binomial(n, p) / n for n, p in zip(counts, truth(form), strict=True)]
     fitted = fit(form, robust, counts=counts)
     p, n = fitted.predict(RATES), np.array(counts, dtype=float)
@@ -142,7 +150,9 @@ def test_the_anchored_form_passes_through_the_clean_accuracy(robust: list[float]
 
 
 @each_form
-def test_parameter_intervals_cover_the_truth_and_errors_are_the_spread_of_repeated_experiments(form: str) -> None:
+def test_parameter_intervals_cover_the_truth_and_errors_are_the_spread_of_repeated_experiments(
+    form: str,
+) -> None:
     expected = np.array(list(TRUTH[form].values()))
     fits = [fit(form, observed(form, 100 + seed)) for seed in range(100)]
     coverage = np.mean([(f.low <= expected) & (expected <= f.high) for f in fits], axis=0)
@@ -195,8 +205,16 @@ NOTHING: dict[str, tuple[Any, Any, str]] = {
     "none right": (RATES, [0.0] * 10, "all robust accuracies are equal (0)"),
     "all right": (RATES, [1.0] * 10, "all robust accuracies are equal (1)"),
     "all equal": (RATES, [0.07] * 10, "all robust accuracies are equal (0.07)"),
-    "equal rates": ([0.4] * 10, np.linspace(0.1, 0.9, 10), "all compression rates are equal (0.4)"),
-    "no compression": ([1.0] * 10, np.linspace(0.1, 0.9, 10), "all compression rates are equal (1)"),
+    "equal rates": (
+        [0.4] * 10,
+        np.linspace(0.1, 0.9, 10),
+        "all compression rates are equal (0.4)",
+    ),
+    "no compression": (
+        [1.0] * 10,
+        np.linspace(0.1, 0.9, 10),
+        "all compression rates are equal (1)",
+    ),
     "no rate": ([np.nan] * 10, np.linspace(0.1, 0.9, 10), "0 usable points"),
     "infinite rates": ([np.inf] * 9 + [0.2], np.linspace(0.1, 0.9, 10), "1 usable points"),
     "a few noisy points": (RATES, 0.1 + 0.01 * np.sin(np.arange(10)), SAMPLING),
@@ -227,7 +245,9 @@ def test_points_without_a_rate_are_left_out() -> None:
 
 
 def test_a_height_that_is_not_determined_is_said_and_has_no_interval() -> None:
-    """One tail of a sigmoid is an exponential: A and c cannot be told apart, the curve and its R2 can."""
+    """One tail of a sigmoid is an exponential: A and c cannot be told apart, the curve and its R2
+    can.
+    """
     rates = np.linspace(0.5, 1.0, 10)
     found = fit("scaled", 0.4 * np.exp(-6.0 * (rates - 0.5)), rates, [300] * 10)
     assert found.at_limit == ("A",) and np.isnan(found.low).all() and np.isnan(found.high).all()
@@ -256,7 +276,8 @@ SCATTERS = {
 
 
 def covered(scatter: Scatter, units: tuple[str, ...], sweeps: int = 150, images: int = 300) -> Array:
-    """Share of simulated sweeps whose 95 % interval covers k, c, the intercept and the curve at three more rates.
+    """Share of simulated sweeps whose 95 % interval covers k, c, the intercept and the curve at
+    three more rates.
 
     units  the units whose widest interval is taken
     """

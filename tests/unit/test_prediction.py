@@ -1,4 +1,6 @@
-"""Predictions of purifiers that were left out: from the others alone, one form for all predictors, honest intervals."""
+"""Predictions of purifiers that were left out: from the others alone, one form for all predictors,
+honest intervals.
+"""
 
 from __future__ import annotations
 
@@ -88,10 +90,16 @@ def test_purifiers_of_one_fold_are_left_out_together() -> None:
 
 
 @pytest.mark.parametrize(
-    "feature", [RATES, 1000.0 * RATES + 7.0, -RATES], ids=["as it is", "in other units", "turned round"]
+    "feature",
+    [RATES, 1000.0 * RATES + 7.0, -RATES],
+    ids=["as it is", "in other units", "turned round"],
 )
-def test_a_predictor_is_judged_by_what_it_says_not_by_its_unit_or_direction(feature: Array) -> None:
-    """The same sigmoid for all: a predictor that rises with the accuracy is as good as one that falls."""
+def test_a_predictor_is_judged_by_what_it_says_not_by_its_unit_or_direction(
+    feature: Array,
+) -> None:
+    """The same sigmoid for all: a predictor that rises with the accuracy is as good as one that
+    falls.
+    """
     made = predict(observed(0), {"compression": RATES, "other": feature})
     for form in (SIGMOID, LINE):
         found = [each.predicted for each in of(made, "other", form)]

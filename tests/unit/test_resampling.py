@@ -1,4 +1,6 @@
-"""Variances over purifiers and groups of them: known formulas, two groupings at once, the widest interval and its p."""
+"""Variances over purifiers and groups of them: known formulas, two groupings at once, the widest
+interval and its p.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,8 @@ def test_a_purifier_without_a_common_label_is_a_group_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "value"), [(PLAIN, -0.4), (FISHER, -0.7), (EXPLAINED, 0.93), (EXPLAINED, -2.0), (LOGARITHM, 0.05)]
+    ("scale", "value"),
+    [(PLAIN, -0.4), (FISHER, -0.7), (EXPLAINED, 0.93), (EXPLAINED, -2.0), (LOGARITHM, 0.05)],
 )
 def test_a_scale_leads_back_and_increases(scale: Scale, value: float) -> None:
     assert scale.back(scale.there(value)) == pytest.approx(value)
@@ -76,10 +79,18 @@ def test_a_scale_leads_back_and_increases(scale: Scale, value: float) -> None:
 
 
 def test_the_interval_is_the_widest_and_the_p_value_agrees_with_it() -> None:
-    spreads = (Spread(PURIFIERS, 0.04, 20.0), Spread(GROUPS, 0.09, 5.0), Spread("images", 0.01, 99.0))
+    spreads = (
+        Spread(PURIFIERS, 0.04, 20.0),
+        Spread(GROUPS, 0.09, 5.0),
+        Spread("images", 0.01, 99.0),
+    )
     found = from_spreads(1.0, spreads, 24, PLAIN)
     half = t.ppf(0.975, 5) * 0.3
-    assert (found.low, found.high, found.n) == (pytest.approx(1.0 - half), pytest.approx(1.0 + half), 24)
+    assert (found.low, found.high, found.n) == (
+        pytest.approx(1.0 - half),
+        pytest.approx(1.0 + half),
+        24,
+    )
     assert found.p_value(above=1.0 - half) == pytest.approx(0.025)
     assert found.p_value(below=1.0 + half) == pytest.approx(0.025)
     assert found.p_value(above=0.9 - half) < 0.025 < found.p_value(above=1.1 - half)
@@ -104,7 +115,9 @@ def test_a_value_without_an_interval_says_why() -> None:
 
 
 def covered(star: float, sampler: float, units: tuple[str, ...], sweeps: int = 400) -> float:
-    """Share of simulated means over purifiers, alike by t* and by sampler, whose interval contains the truth."""
+    """Share of simulated means over purifiers, alike by t* and by sampler, whose interval contains
+    the truth.
+    """
     rng = np.random.default_rng(2)
     hits = 0
     for _ in range(sweeps):
