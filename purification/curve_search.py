@@ -1,5 +1,4 @@
-"""The best curve of a form through accuracies, by its quasi-likelihood, whether or not the points
-determine it.
+"""The best curve of a form through accuracies, whether or not the points determine it.
 
 The variance of an accuracy on n images is taken from the curve itself, p (1 - p) / n, so that an
 observed 0 or 1 does not get infinite weight. The best curve is then the one that iteratively

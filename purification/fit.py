@@ -44,9 +44,7 @@ class Undetermined:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Covariance of the parameters when one kind of unit is resampled, and its degrees of
-    freedom.
-    """
+    """Covariance of the parameters for one unit of resampling, and its degrees of freedom."""
 
     unit: str
     covariance: Array
@@ -78,9 +76,7 @@ class Fit:
 
     @property
     def errors(self) -> Array:
-        """Standard errors with purifiers as the units: scaled by the root of the reduced
-        chi-squared above 1.
-        """
+        """Standard errors with purifiers as units: scaled by the root of the chi-squared above 1."""
         return np.asarray(np.sqrt(np.diag(self.covariance) * max(self.chi_squared, 1.0)))
 
     @property
@@ -113,9 +109,7 @@ class Fit:
         return self.family.curve(np.asarray(cr, dtype=float), *self.parameters)
 
     def band(self, cr: ArrayLike, *, level: float) -> tuple[Array, Array]:
-        """Pointwise confidence band of the curve by the delta method, Student t like the
-        parameters' intervals.
-        """
+        """Pointwise band of the curve by the delta method, as wide as the widest unit makes it."""
         rates = np.asarray(cr, dtype=float)
         middle = self.predict(rates)
         width = self._width(self.family.slope(rates, *self.parameters), level)
@@ -137,9 +131,7 @@ class Fit:
 
 
 def undetermined_accuracies(robust: ArrayLike, n: ArrayLike) -> str:
-    """Why accuracies determine no relation: equal, or no more different than by sampling. Empty if
-    they do.
-    """
+    """Why accuracies determine no relation: they are equal, but for sampling. Empty if they do."""
     y, counts = np.asarray(robust, dtype=float), np.asarray(n, dtype=float)
     if not len(y):
         return "no usable point"

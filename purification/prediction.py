@@ -1,5 +1,4 @@
-"""Robust accuracy of purifiers predicted from others that are left out of the fit, and the
-interval of a prediction.
+"""Robust accuracy of purifiers that were left out of a fit, and the interval of a prediction.
 
 Every predictor predicts with the same forms: the scaled sigmoid of `fit`, rising or falling, and a
 straight line. All are fitted to the same points, so that errors can be compared.
@@ -50,8 +49,9 @@ class Spread:
     freedom: int
 
     def interval(self, predicted: float, n: float, *, level: float) -> tuple[float, float]:
-        """Interval of an accuracy on n images that is predicted so: Student's, on the angle,
-        within [0, 1].
+        """Interval of an accuracy on n images that is predicted so, within [0, 1].
+
+        Student's, on the angle.
 
         NaN without a left-out group. The angle has the variance 1 / (4 n) whatever the accuracy.
         """
@@ -69,9 +69,7 @@ def _angle(accuracy: Any) -> Array:
 
 
 def spread_of(observed: Array, predicted: Array, n: Array, folds: Array) -> Spread:
-    """Spread of the errors of predictions; every left-out group counts once, however many
-    purifiers it has.
-    """
+    """Spread of the errors of predictions; every left-out group counts once, whatever its size."""
     squares = (_angle(observed) - _angle(predicted)) ** 2 - 1.0 / (4.0 * n)
     groups = np.unique(folds)
     means = [float(squares[folds == group].mean()) for group in groups]
@@ -79,9 +77,7 @@ def spread_of(observed: Array, predicted: Array, n: Array, folds: Array) -> Spre
 
 
 def _sigmoid(x: Array, y: Array, n: Array, at: Array) -> Array:
-    """The better of the best falling and the best rising sigmoid, in units of the feature's
-    range.
-    """
+    """The better of the best falling and the best rising sigmoid, over the feature's own range."""
     everywhere = np.concatenate([x, at])
     span = float(np.ptp(everywhere))
     if np.ptp(x) == 0.0 or not np.isfinite(1.0 / span):

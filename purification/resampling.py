@@ -1,5 +1,4 @@
-"""Errors of a number that is computed from purifiers: which units were resampled, and the widest
-of their intervals.
+"""Errors of numbers that are computed from purifiers, by what is resampled.
 
 Purifiers with the same t*, or of the same sampler, are not independent. Their groups are left out
 as a whole, once for every group ("CV3" or delete-group jackknife). With two groupings at once the
@@ -83,8 +82,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Widest:
-    """Student's test of one value for every kind of unit: the interval is the widest, and the
-    p-value that of the unit that says least.
+    """Student's test of one value for every unit: the widest interval, the weakest p-value.
 
     value  on the scale;  spreads: variances there
     """
@@ -108,9 +106,7 @@ class Widest:
         return np.asarray(min(low for low, _ in ends)), np.asarray(max(high for _, high in ends))
 
     def _p_value(self, distance: float) -> Array:
-        """P-value of "the value is `distance` on the claimed side of the threshold", by the unit
-        that says least.
-        """
+        """P-value of a value at this distance on the claimed side, by the unit that says least."""
         found = []
         for spread in self.spreads:
             error = math.sqrt(spread.variance)
@@ -128,9 +124,7 @@ class Widest:
 
 
 def usable(factors: Mapping[str, Labels]) -> dict[str, Array]:
-    """The groupings that can be resampled: enough groups, none of which holds most of the
-    purifiers.
-    """
+    """The groupings that can be resampled: enough groups, none with most of the purifiers."""
     found = {}
     for name, labels in factors.items():
         counts = Counter(labels)
@@ -142,8 +136,7 @@ def usable(factors: Mapping[str, Labels]) -> dict[str, Array]:
 def grouped_variance(
     leave_out: Callable[[Array], Variance], factors: Mapping[str, Labels]
 ) -> tuple[Variance, float] | None:
-    """Variance with groups as units, and its degrees of freedom; None where no grouping can be
-    resampled.
+    """Variance with groups as units, and its degrees of freedom; None without a grouping.
 
     leave_out  one label per purifier -> variance from leaving out every group once
     factors    at most two groupings; the freedom is the number of groups of the finer one less 1
@@ -161,8 +154,7 @@ def grouped_variance(
 
 
 def jackknife(statistic: Callable[[Array], float], labels: Array) -> float:
-    """Variance of a statistic from leaving out every group once; infinite where a rest has no
-    value.
+    """Variance of a statistic from leaving out every group once; infinite where a rest has none.
 
     statistic  (n,) whether each purifier is kept -> number
     """
@@ -182,8 +174,7 @@ def over_purifiers(
     shared: float = 0.0,
     known: Sequence[Spread] = (),
 ) -> Estimate:
-    """A number computed from n purifiers, with the widest interval over purifiers and groups of
-    purifiers.
+    """A number computed from n purifiers, with its widest interval over them and their groups.
 
     statistic  (n,) whether each purifier is kept -> number on its own scale
     shared     variance, on `scale`, of the error that all purifiers share because they share the
@@ -205,10 +196,10 @@ def over_purifiers(
 
 
 def from_spreads(value: float, spreads: Sequence[Spread], n: int, scale: Scale) -> Estimate:
-    """An estimate with the widest interval of its spreads; undetermined where one of them is not
-    finite.
-    """
+    """An estimate with the widest interval of its spreads; undetermined if one is infinite."""
     middle = scale.there(value)
-    if not math.isfinite(middle) or not all(math.isfinite(spread.variance) for spread in spreads):
+    if not math.isfinite(middle):
+        return undetermined("a value at the end of its range has no interval", value, n)
+    if not all(math.isfinite(spread.variance) for spread in spreads):
         return undetermined("leaving out a purifier leaves too little for it", value, n)
     return estimate(value, Widest(middle, tuple(spreads), scale), n)

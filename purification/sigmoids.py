@@ -25,8 +25,9 @@ FORMS = ("scaled", "anchored", "logistic")
 
 @dataclass(frozen=True)
 class Form:
-    """A family of curves: curve(CR, *parameters) and slope(CR, *parameters) -> (points,
-    parameters).
+    """A family of curves with its derivatives.
+
+    curve  (CR, *parameters) -> (points,);  slope: (CR, *parameters) -> (points, parameters)
     """
 
     names: tuple[str, ...]

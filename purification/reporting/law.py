@@ -1,6 +1,4 @@
-"""The compression-robustness relation: its points, its fits, and what it says of purifiers that
-were left out.
-"""
+"""The compression-robustness relation: its points, its fits, and what it says of purifiers."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ CURVES = ("subset", "form", "anchor", "compression", "robust", "low", "high")
 
 
 def points(rows: Rows) -> pd.DataFrame:
-    """One row per purifier of the sweep and of the controls: compression, accuracy with frozen
-    noise, its controls.
-    """
+    """One row per purifier of sweep and controls: compression, accuracy with frozen noise."""
     run, purifiers = rows.settings["run"], rows.settings["purifiers"]
     records = []
     for name in [*run["sweep"], *run["controls"]]:
@@ -76,8 +72,9 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def factors(table: pd.DataFrame) -> dict[str, list[str]]:
-    """What makes purifiers alike: a common t*, a common sampler. One without a t* is a group of
-    its own.
+    """What makes purifiers alike: a common t*, a common sampler.
+
+    A purifier without a t* is a group of its own.
     """
     pairs = zip(table.purifier, table.t_star, strict=True)
     stars = [str(name) if pd.isna(star) else f"{star:g}" for name, star in pairs]
@@ -91,8 +88,9 @@ def clean_reference(table: pd.DataFrame) -> float:
 
 
 def shared_errors(rows: Rows, purifiers: Sequence[str]) -> Array | None:
-    """(purifiers, purifiers) covariance of the accuracies over the images, on which all are
-    judged; None without two.
+    """Covariance of the purifiers' accuracies over the images that all are judged on.
+
+    (purifiers, purifiers); None with fewer than two images.
     """
     names = ["identity" if name == ANCHOR else name for name in purifiers]
     together = pd.DataFrame({i: correct(rows, name) for i, name in enumerate(names)}).dropna()
@@ -140,8 +138,7 @@ def subsets(table: pd.DataFrame, limits: Mapping[str, float]) -> dict[str, pd.Da
 
 
 def fits(rows: Rows, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Parameters of every form on every subset, with and without the anchor, and the curves with
-    their bands.
+    """Parameters and curves of every form on every subset, with and without the anchor.
 
     A fit that the points do not determine has a row that says why, and no curve.
     """
@@ -206,8 +203,7 @@ def said(pivot: object) -> str:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the law of some purifiers says of every point; nothing, and why, where they determine
-    none.
+    """What the law of some purifiers says of every point; nothing, and why, without a law.
 
     found  purifier -> prediction; of one of them, fitted to the others
     level  coverage of the prediction intervals
@@ -218,9 +214,7 @@ class Expectation:
     reason: str
 
     def columns(self, purifier: str) -> dict[str, Any]:
-        """Table columns of one point: whether the law holds for it, with the share that is off it
-        by chance.
-        """
+        """Table columns of one point: what the law predicts and whether the point is off it."""
         made = self.found.get(purifier)
         if made is None:
             nothing = dict.fromkeys(("predicted", "predicted_low", "predicted_high"), np.nan)
@@ -271,9 +265,7 @@ def expectation(rows: Rows, table: pd.DataFrame, members: Sequence[str]) -> Expe
 
 
 def against_the_law(rows: Rows, table: pd.DataFrame) -> pd.DataFrame:
-    """The points with what the law of the sweep says of each, and `residual`: observed minus
-    predicted.
-    """
+    """The points with what the law of the sweep says of each; `residual` is observed - predicted."""
     expected = expectation(rows, table, list(sweep_of(table).purifier))
     records = [expected.columns(str(name)) for name in table.purifier]
     seen = pd.DataFrame(records, index=table.index)

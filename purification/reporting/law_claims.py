@@ -134,9 +134,7 @@ def relation(
     scale: Scale,
     known: tuple[Spread, ...] = (),
 ) -> Estimate:
-    """A statistic (rate, robust) -> number of the sweep, with the widest interval over what can be
-    resampled.
-    """
+    """A statistic (rate, robust) -> number of the sweep with its widest interval."""
     if reason := nothing_to_relate(sweep):
         return unknown(sweep, reason)
     together = (statistic(rate, robust) for rate, robust in sweep.together())
@@ -159,9 +157,7 @@ def unknown(sweep: Sweep, reason: str) -> Estimate:
 
 
 def law_claim(rows: Rows, asked: Asked, estimate: Estimate, *, effect: str, notes: tuple[str, ...] = ()) -> Claim:
-    """A claim about the relation, with what was resampled; `needed_n` counts purifiers, as images
-    do not decide it.
-    """
+    """A claim about the relation, with what was resampled; `needed_n` counts purifiers."""
     table = law.sweep_of(law.points(rows))
     missing = sorted(set(table.purifier) - set(law.usable(table).purifier))
     left_out = f"purifiers without a rate or an accuracy: {', '.join(missing)}"
@@ -188,9 +184,7 @@ def rank_correlation(rate: Array, robust: Array) -> float:
 
 
 def _ranked(rate: Array, robust: Array) -> float:
-    """Rank correlation, short of the ends by half the least step that n points can make away from
-    them.
-    """
+    """Rank correlation, short of the ends by half the least step that n points can make."""
     n = len(rate)
     end = 1.0 - 6.0 / (n**3 - n)
     return float(np.clip(rank_correlation(rate, robust), -end, end))
@@ -225,8 +219,7 @@ def robustness_falls(rows: Rows) -> Claim:
 
 
 def explained(images: float) -> Callable[[Array, Array], float]:
-    """Statistic: weighted R2 of the best scaled sigmoid; NaN where three parameters leave nothing
-    to explain.
+    """Statistic: weighted R2 of the best scaled sigmoid; NaN with too few points for it.
 
     images  behind every accuracy
     """
@@ -289,9 +282,7 @@ def extrapolates(rows: Rows) -> Claim:
 
 
 def intercept_gap(rows: Rows, table: pd.DataFrame) -> Estimate:
-    """Intercept of the scaled sigmoid minus the clean accuracy; the latter's error is that of one
-    accuracy.
-    """
+    """Intercept of the scaled sigmoid minus the clean accuracy, whose error is counted too."""
     fitted = law.fit(rows, table, "scaled")
     if isinstance(fitted, Undetermined):
         return undetermined(fitted.sentence, n=fitted.n)
@@ -319,9 +310,7 @@ def base_curve_gap(scale: Array, base: Array, table: pd.DataFrame, rate: Array, 
 
 
 def base_curve(rows: Rows) -> pd.DataFrame:
-    """(image, budget) whether the undefended classifier is right, for the base attack's number of
-    steps.
-    """
+    """(image, budget) whether the undefended classifier is right, at the base attack's steps."""
     columns = ["purifier", "steps", "image", "scale", "correct"]
     frame = rows.frames.get("attack_strength", pd.DataFrame(columns=columns))
     steps = rows.settings["attacks"][rows.base_attack]["steps"]
@@ -331,9 +320,7 @@ def base_curve(rows: Rows) -> pd.DataFrame:
 
 
 def base_curve_explains(rows: Rows) -> Claim:
-    """A15: the purified system behaves like the bare classifier under a budget shrunk by the
-    compression rate.
-    """
+    """A15: the defence is the bare classifier under a budget shrunk by the compression rate."""
     estimate = base_curve_error(rows, Sweep.of(rows), base_curve(rows))
     asked = Asked(
         "A15",

@@ -1,6 +1,4 @@
-"""How well robust accuracy is predicted from the compression rate and from its rivals, all with
-the same forms.
-"""
+"""How well the compression rate and its rivals predict robust accuracy, in the same forms."""
 
 from __future__ import annotations
 
@@ -33,6 +31,13 @@ PURIFIER, STARS = (
     "purifier",
     "t*",
 )  # what is left out at once: one purifier, or all with the same t*
+SUMMARY = (
+    *("subset", "left_out", "predictor", "form"),
+    *("error_points", "error_points_low", "error_points_high", "error_points_n"),
+    "worst_error_points",
+    *("compression_better", "compression_better_low", "compression_better_high", "best_rival"),
+    *("coverage", "coverage_low", "coverage_high", "nominal_coverage", "note"),
+)
 NOTHING = "not determined by these points"
 OURS = ("compression", SIGMOID)
 
@@ -50,18 +55,14 @@ def features(table: pd.DataFrame) -> dict[str, list[float]]:
 
 
 def folds(table: pd.DataFrame) -> dict[str, Sequence[str]]:
-    """What is left out at once -> one label per purifier; no t* where there are too few of
-    them.
-    """
+    """What is left out at once -> one label per purifier; t* only where there are enough."""
     stars = law.factors(table)["t*"]
     found: dict[str, Sequence[str]] = {PURIFIER: list(table.purifier)}
     return found | {STARS: stars} if usable({STARS: stars}) else found
 
 
 def predictions(rows: Rows, table: pd.DataFrame) -> pd.DataFrame:
-    """Every purifier of every subset predicted from the others, with single purifiers and whole t*
-    left out.
-    """
+    """Every purifier of every subset predicted with it, or all of its t*, left out."""
     parts = [pd.DataFrame(columns=COLUMNS)]
     for subset, chosen in law.subsets(table, rows.settings["fit"]["subsets"]).items():
         known = law.usable(chosen)
@@ -82,8 +83,7 @@ def predictions(rows: Rows, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def prediction(rows: Rows) -> pd.DataFrame:
-    """Errors of the predictions in percentage points and coverage of their intervals, by predictor
-    and form.
+    """Errors of the predictions in percentage points and coverage of their intervals.
 
     error_points        mean absolute error
     compression_better  by how many points the sigmoid in the compression rate errs less, on the
@@ -104,7 +104,7 @@ def prediction(rows: Rows) -> pd.DataFrame:
                 records.append({**head, "note": _absent(known, left_out)})
             else:
                 records += [{**head, **record} for record in _summaries(own, known, rows)]
-    return pd.DataFrame(records)
+    return pd.DataFrame(records, columns=list(SUMMARY))
 
 
 def _absent(known: pd.DataFrame, left_out: str) -> str:
@@ -157,7 +157,5 @@ def _mean_error(errors: Array, groups: Mapping[str, Sequence[str]]) -> Estimate:
 
 
 def mean_over_purifiers(values: Array, groups: Mapping[str, Sequence[str]]) -> Estimate:
-    """Mean of one number per purifier, with the wider interval over purifiers and groups of
-    them.
-    """
+    """Mean of one number per purifier, with its widest interval over them and their groups."""
     return over_purifiers(_mean_of(values), len(values), groups, scale=PLAIN)

@@ -19,7 +19,7 @@ from purification.statistics import Array
 
 ROOT = Path(__file__).parents[2]
 CONTROLS = {
-    "identity": (1.0, 0.0),
+    "identity": (1.05, 0.0),
     "constant": (0.0, 0.1),
     "blur": (0.32, 0.1),
 }  # rate, robust accuracy

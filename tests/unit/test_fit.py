@@ -10,10 +10,9 @@ from typing import Any
 import lmfit
 import numpy as np
 import pytest
-from scipy.stats import t
-
 from law_simulation import FACTORS, Scatter, judged
 from law_simulation import RATES as DESIGN
+from scipy.stats import t
 
 from purification.fit import Fit, Undetermined, fit_sigmoid, undetermined_accuracies
 from purification.resampling import GROUPS, IMAGES, PURIFIERS

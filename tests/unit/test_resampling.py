@@ -109,9 +109,10 @@ def test_a_value_without_an_interval_says_why() -> None:
     assert nothing.n == 24 and math.isnan(nothing.low) and nothing.reason == "the purifiers give no number"
     fragile = over_purifiers(lambda kept: 1.0 if kept.all() else math.nan, 24, {"t*": STARS}, scale=PLAIN)
     assert fragile.value == 1.0 and math.isnan(fragile.high)
-    assert fragile.reason == "leaving out a purifier leaves too little to compute it from"
+    assert fragile.reason == "leaving out a purifier leaves too little for it"
     end = over_purifiers(lambda kept: 1.0, 24, {"t*": STARS}, scale=FISHER)
     assert math.isnan(end.low) and math.isnan(end.p_value(above=0.5))
+    assert end.reason == "a value at the end of its range has no interval"
 
 
 def covered(star: float, sampler: float, units: tuple[str, ...], sweeps: int = 400) -> float:

@@ -19,9 +19,7 @@ PREDICTORS = {"compression": "compression rate", "null compression": "null model
 
 
 def prediction(rows: Rows, extras: Extras) -> Figure:
-    """Observed against predicted accuracy with the sigmoid, by predictor (columns) and range of t*
-    (rows).
-    """
+    """Observed against predicted accuracy with the sigmoid: predictors across, ranges of t* down."""
     made = extras.fitted.get("predictions", pd.DataFrame())
     if made.empty:
         return style.nothing("too few purifiers to leave one out")

@@ -64,9 +64,7 @@ class Sweep:
 
 
 def compression_robustness(rows: Rows, extras: Extras) -> Figure:
-    """Points with the fitted sigmoids, the same points with the base classifier's budget curve,
-    residuals of both.
-    """
+    """Points with the sigmoids and with the base classifier's budget curve, residuals of both."""
     points = extras.fitted.get("points", pd.DataFrame())
     known = points.dropna(subset=["compression", "robust"]) if len(points) else points
     if known.empty:
@@ -149,9 +147,7 @@ def _controls(axis: Axes, controls: pd.DataFrame) -> None:
 
 
 def _hollow(number: int) -> dict[str, Any]:
-    """Look of the control with this number: later ones are larger, so that two at one place are
-    both seen.
-    """
+    """Look of the control with this number; later ones are larger, so that none is hidden."""
     turn, shape = divmod(number, len(SHAPES))
     options = {
         "marker": SHAPES[shape],
@@ -188,9 +184,7 @@ def _clean_key(clean: float) -> Line2D:
 
 
 def _found(extras: Extras) -> pd.DataFrame:
-    """The fits that are shown, with those that the points do not determine; nothing without
-    any.
-    """
+    """The fits that are shown, also those that the points do not determine."""
     table = extras.fitted.get("parameters", pd.DataFrame())
     return table if table.empty else table[(table.form == FORM) & (table.anchor == "without")]
 
@@ -304,9 +298,7 @@ def _budget_key(rows: Rows, extras: Extras, sweep: Sweep) -> list[Line2D]:
 
 
 def _budget(axes: Array, rows: Rows, extras: Extras, sweep: Sweep) -> None:
-    """(acc_sys / acc_base) r_base(CR eps): the undefended classifier attacked with a budget shrunk
-    by CR.
-    """
+    """(acc_sys / acc_base) r_base(CR eps): the undefended classifier at a shrunk budget."""
     budget = _measured_budget(rows, extras, sweep)
     if budget is None:
         _no_residuals(axes[1], "no budget curve")
@@ -327,9 +319,7 @@ def _budget(axes: Array, rows: Rows, extras: Extras, sweep: Sweep) -> None:
 
 
 def _along(rows: Rows) -> pd.Series:
-    """Purifier -> compression along the attack's own directions; empty where it was not
-    measured.
-    """
+    """Purifier -> compression along the attack's own directions; empty if not measured."""
     frame = rows.frames.get("purified")
     if frame is None or "compression" not in frame:
         return pd.Series(dtype=float)
@@ -337,9 +327,7 @@ def _along(rows: Rows) -> pd.Series:
 
 
 def _along_attack(axis: Axes, rows: Rows, sweep: Sweep) -> None:
-    """The points once more, at their compression along the attack's own directions instead of
-    random ones.
-    """
+    """The points once more, at their compression along the attack instead of random directions."""
     along = _along(rows)
     for point in sweep.points.to_dict("records"):
         if point["purifier"] in along:
