@@ -1,9 +1,7 @@
 """Robust accuracy as a sigmoid of the compression rate (Fig. 3b of arXiv 2505.22839).
 
-Fits minimise binomially weighted squares; weights come from the fitted curve's own variance p (1 - p) / n, iterated, so
-that an observed 0 or 1 does not get infinite weight. The forms: `sigmoids`.
-
-Points that determine no curve are an outcome (`Undetermined`), not an error.
+Forms: `sigmoids`. Search: `curve_search`. Points that determine no curve are an outcome
+(`Undetermined`), not an error.
 """
 
 from __future__ import annotations
@@ -14,98 +12,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import least_squares
 from scipy.stats import chi2, t
 
+from purification.curve_search import HIGHEST, LOWEST, SIZES, BestCurve, best_curve, r_squared
 from purification.intervals import CONFIDENCE
 from purification.resampling import GROUPS, IMAGES, PURIFIERS, Labels, Spread, grouped_variance
 from purification.sigmoids import Form, family
 
 Array = NDArray[Any]
-LOWEST = (0.0, -2.0, 0.0)  # of k, c, A
-HIGHEST = (500.0, 3.0, 3.0)
-SIZES = (10.0, 0.3, 1.0)  # by which the search scales k, c, A
 NEAR = 1e-4  # of its range: a parameter this close to an end of it has not been found inside
-REWEIGHTINGS = 50  # at most
-SETTLED = 1e-7  # largest change of the fitted accuracies at which the weights are final
-TELL_APART = 1e-7  # smallest singular value of the scaled slopes, over the largest, of parameters that are determined
+# smallest singular value of the scaled slopes, over the largest, of parameters that are determined
+TELL_APART = 1e-5
 FLAT = 1e-3  # R2 up to which a curve describes the points no better than a constant
+STEEP = 50.0  # k from which a curve falls between two points of most sweeps
+STEP = "a step of any steepness describes them equally well"
 SAME = 0.05  # p-value above which accuracies count as equal but for sampling
-
-
-@dataclass(frozen=True)
-class BestCurve:
-    """The best curve of a form within the limits of the search, whether or not the points determine it.
-
-    slopes     (points, parameters), each point divided by its standard error
-    residuals  (points,), in standard errors
-    settled    whether the weights and the parameters converged
-    """
-
-    parameters: Array
-    deviation: Array
-    slopes: Array
-    residuals: Array
-    settled: bool
-
-
-def _deviation(expected: Array, n: Array) -> Array:
-    """Standard error of an accuracy on n images; p (1 - p) is not let below 1 / n."""
-    return np.asarray(np.sqrt(np.maximum(expected * (1.0 - expected), 1.0 / n) / n))
-
-
-def _start(form: Form, x: Array, y: Array, deviation: Array) -> Array:
-    """The best curve of a grid of k and c; A, in which the form is linear, is the best one for each."""
-    steepness = np.geomspace(0.3, 300.0, 16)
-    middle = np.linspace(max(x.min() - 0.4, LOWEST[1]), min(x.max() + 0.2, HIGHEST[1]), 17)
-    k, c = (axis.ravel()[:, None] for axis in np.meshgrid(steepness, middle, indexing="ij"))
-    weights = 1.0 / deviation**2
-    if len(form.names) == 2:
-        top = np.ones_like(k)
-        shapes = form.curve(x, k, c)
-    else:
-        shapes = form.curve(x, k, c, 1.0)
-        squares = np.maximum((weights * shapes**2).sum(axis=1, keepdims=True), 1e-300)
-        top = np.clip((weights * shapes * y).sum(axis=1, keepdims=True) / squares, LOWEST[2], HIGHEST[2])
-    best = int((weights * (y - top * shapes) ** 2).sum(axis=1).argmin())
-    return np.array([k[best, 0], c[best, 0], top[best, 0]])[: len(form.names)]
-
-
-def best_curve(form: Form, x: Array, y: Array, n: Array) -> BestCurve:
-    """Iteratively reweighted least squares within the limits of k, c and A, from the best curve of a grid."""
-    size = len(form.names)
-    limits = (LOWEST[:size], HIGHEST[:size])
-    deviation = _deviation(np.clip(y, 0.05, 0.95), n)
-    parameters = _start(form, x, y, deviation)
-    expected = np.full(len(x), np.inf)
-    settled = False
-    for _ in range(REWEIGHTINGS):
-        found = least_squares(
-            lambda p, s=deviation: (form.curve(x, *p) - y) / s,
-            parameters,
-            jac=lambda p, s=deviation: form.slope(x, *p) / s[:, None],
-            bounds=limits,
-            x_scale=SIZES[:size],
-            xtol=1e-11,
-            ftol=1e-11,
-            gtol=1e-11,
-        )
-        before, parameters = expected, found.x
-        expected = form.curve(x, *parameters)
-        settled = bool(np.abs(expected - before).max() < SETTLED and found.status > 0)
-        if settled:
-            break
-        deviation = _deviation(np.clip(expected, 0.0, 1.0), n)
-    slopes = form.slope(x, *parameters) / deviation[:, None]
-    return BestCurve(parameters, deviation, slopes, (y - expected) / deviation, settled)
-
-
-def r_squared(curve: BestCurve, y: Array) -> float:
-    """1 - explained part of the weighted squares; NaN where the accuracies are equal."""
-    weights = 1.0 / curve.deviation**2
-    mean = float((weights * y).sum() / weights.sum())
-    total = float((weights * (y - mean) ** 2).sum())
-    return 1.0 - float(np.square(curve.residuals).sum()) / total if np.ptp(y) > 0.0 else float("nan")
 
 
 @dataclass(frozen=True)
@@ -123,7 +44,7 @@ class Undetermined:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Covariance of the parameters when one kind of unit is resampled, and its degrees of freedom."""
+    """Covariance of the parameters for one unit of resampling, and its degrees of freedom."""
 
     unit: str
     covariance: Array
@@ -138,7 +59,8 @@ class Fit:
     covariance   of the parameters, from binomial noise alone
     scatters     what the intervals are taken from: each of them is the widest one's
     r_squared    weighted, on the points given;  chi_squared: reduced
-    at_limit     parameters that ended at a limit of their search: their intervals mean nothing and are NaN
+    at_limit     parameters that ended at a limit of their search: their intervals mean nothing and
+                 are NaN
     """
 
     form: str
@@ -154,7 +76,7 @@ class Fit:
 
     @property
     def errors(self) -> Array:
-        """Standard errors with purifiers as the units: scaled by the root of the reduced chi-squared above 1."""
+        """Standard errors with purifiers as units: scaled by the root of the chi-squared above 1."""
         return np.asarray(np.sqrt(np.diag(self.covariance) * max(self.chi_squared, 1.0)))
 
     @property
@@ -170,7 +92,8 @@ class Fit:
     def _ends(self, side: float) -> Array:
         if self.at_limit:
             return np.full(len(self.names), np.nan)
-        return np.asarray(self.parameters + side * self._width(np.eye(len(self.names)), CONFIDENCE))
+        width = self._width(np.eye(len(self.names)), CONFIDENCE)
+        return np.asarray(self.parameters + side * width)
 
     def _width(self, slopes: Array, level: float) -> Array:
         """Half the interval of slopes @ parameters: the widest of all scatters."""
@@ -186,7 +109,7 @@ class Fit:
         return self.family.curve(np.asarray(cr, dtype=float), *self.parameters)
 
     def band(self, cr: ArrayLike, *, level: float) -> tuple[Array, Array]:
-        """Pointwise confidence band of the curve by the delta method, Student t like the parameters' intervals."""
+        """Pointwise band of the curve by the delta method, as wide as the widest unit makes it."""
         rates = np.asarray(cr, dtype=float)
         middle = self.predict(rates)
         width = self._width(self.family.slope(rates, *self.parameters), level)
@@ -208,7 +131,7 @@ class Fit:
 
 
 def undetermined_accuracies(robust: ArrayLike, n: ArrayLike) -> str:
-    """Why accuracies determine no relation: equal, or no more different than by sampling. Empty if they do."""
+    """Why accuracies determine no relation: they are equal, but for sampling. Empty if they do."""
     y, counts = np.asarray(robust, dtype=float), np.asarray(n, dtype=float)
     if not len(y):
         return "no usable point"
@@ -218,7 +141,8 @@ def undetermined_accuracies(robust: ArrayLike, n: ArrayLike) -> str:
     statistic = float((counts * (y - mean) ** 2).sum() / (mean * (1.0 - mean)))
     chance = float(chi2.sf(statistic, len(y) - 1))
     if chance > SAME:
-        return f"the robust accuracies differ no more than by sampling (chi-squared test, p = {chance:.2g})"
+        test = f"chi-squared test, p = {chance:.2g}"
+        return f"the robust accuracies differ no more than by sampling ({test})"
     return ""
 
 
@@ -242,12 +166,12 @@ def _unclear(form: Form, curve: BestCurve, y: Array) -> str:
     """Why the best curve is not determined by the points."""
     if not r_squared(curve, y) > FLAT:
         return "no falling sigmoid describes them better than a constant"
+    if HIGHEST[0] - curve.parameters[0] < NEAR * HIGHEST[0]:
+        return STEP
     if not curve.settled or not np.isfinite(curve.slopes).all():
         return "the search for the best sigmoid did not settle"
-    size = np.array(SIZES[: len(form.names)])
-    singular = np.linalg.svd(curve.slopes * size, compute_uv=False)
-    if singular[-1] <= TELL_APART * singular[0]:
-        return "many sigmoids describe them equally well"
+    if not _told_apart(curve.slopes * np.array(SIZES[: len(form.names)])):
+        return STEP if curve.parameters[0] > STEEP else "many sigmoids describe them equally well"
     return ""
 
 
@@ -264,10 +188,13 @@ def fit_sigmoid(
     """Fit one form to points (compression rate, robust accuracy in [0, 1] on n images).
 
     clean       clean accuracy of the purified system, in (0, 1] (used by "anchored")
-    factors     name -> one label per point: points with the same label are not independent (`resampling`)
-    covariance  (points, points) of the accuracies over the images, which the points share; the fitted curve's binomial
-                variance takes the place of its diagonal. Independent points if none is given
-    Points whose rate or accuracy is not finite are left out. k is searched in [0, 500], c in [-2, 3], A in [0, 3].
+    factors     name -> one label per point: points with the same label are not independent
+                (`resampling`)
+    covariance  (points, points) of the accuracies over the images, which the points share; the
+                fitted curve's binomial variance takes the place of its diagonal. Independent
+                points if none is given
+    Points whose rate or accuracy is not finite are left out. k is searched in [0, 500], c in [-2,
+    3], A in [0, 3].
     """
     x, y, counts = (np.asarray(values, dtype=float) for values in (cr, robust, n))
     usable = np.isfinite(x) & np.isfinite(y) & (counts > 0)
@@ -282,13 +209,15 @@ def fit_sigmoid(
         return Undetermined(form, len(x), reason)
     freedom = len(x) - len(chosen.names)
     groups = {name: np.asarray(labels)[usable] for name, labels in (factors or {}).items()}
-    errors = np.zeros((len(x), len(x))) if covariance is None else covariance[np.ix_(usable, usable)].copy()
+    errors = np.zeros((len(x), len(x)))
+    if covariance is not None:
+        errors += covariance[np.ix_(usable, usable)]
     np.fill_diagonal(errors, curve.deviation**2)
     return Fit(
         form,
         chosen.names,
         curve.parameters,
-        np.linalg.inv(curve.slopes.T @ curve.slopes),
+        _covariance(curve),
         _scatters(curve, groups, errors),
         r_squared=r_squared(curve, y),
         chi_squared=float(np.square(curve.residuals).sum()) / freedom,
@@ -302,13 +231,15 @@ def _scatters(curve: BestCurve, factors: Mapping[str, Labels], errors: Array) ->
     """Covariances of the parameters for resampled images, purifiers and groups of purifiers.
 
     images     the accuracies' covariance over images, carried through the fit
-    purifiers  binomial covariance times the reduced chi-squared (McCullagh and Nelder 1989, section 4.5)
-    groups     leave-one-group-out ("CV3": MacKinnon, Nielsen and Webb, J. Econometrics 232:272, 2023)
-    The error that all purifiers share because they are judged on the same images moves all points together, so that
-    their scatter does not show it: it is added to the last two.
+    purifiers  binomial covariance times the reduced chi-squared (McCullagh and Nelder 1989,
+               section 4.5)
+    groups     leave-one-group-out ("CV3": MacKinnon, Nielsen and Webb, J. Econometrics 232:272,
+               2023)
+    The error that all purifiers share because they are judged on the same images moves all points
+    together, so that their scatter does not show it: it is added to the last two.
     """
     points, size = curve.slopes.shape
-    binomial = np.linalg.inv(curve.slopes.T @ curve.slopes)
+    binomial = _covariance(curve)
     carry = binomial @ curve.slopes.T / curve.deviation
     shared = carry @ (errors - np.diag(np.diag(errors))) @ carry.T
     dispersion = float(np.square(curve.residuals).sum()) / (points - size)
@@ -323,16 +254,34 @@ def _scatters(curve: BestCurve, factors: Mapping[str, Labels], errors: Array) ->
 
 
 def _left_out(curve: BestCurve, labels: Array) -> Array:
-    """Covariance of the parameters from leaving out every group of points once, linearised; infinite if it cannot be."""
-    size = curve.slopes.shape[1]
-    information = curve.slopes.T @ curve.slopes
-    total = np.zeros((size, size))
+    """Covariance of the parameters from leaving out every group of points once, linearised.
+
+    Infinite where the other points of a group do not determine the parameters.
+    """
+    size = np.array(SIZES[: curve.slopes.shape[1]])
+    slopes = curve.slopes * size
+    total = np.zeros((len(size), len(size)))
     groups = np.unique(labels)
     for group in groups:
         own = labels == group
-        if np.linalg.matrix_rank(curve.slopes[~own]) < size:
-            return np.full((size, size), np.inf)
-        others = information - curve.slopes[own].T @ curve.slopes[own]
-        change = np.linalg.solve(others, curve.slopes[own].T @ curve.residuals[own])
+        others = slopes[~own]
+        if not _told_apart(others):
+            return np.full_like(total, np.inf)
+        change = size * np.linalg.solve(others.T @ others, slopes[own].T @ curve.residuals[own])
         total += np.outer(change, change)
     return (len(groups) - 1.0) / len(groups) * total
+
+
+def _told_apart(slopes: Array) -> bool:
+    """Whether slopes in units of SIZES determine all parameters."""
+    if len(slopes) < slopes.shape[1]:
+        return False
+    singular = np.linalg.svd(slopes, compute_uv=False)
+    return bool(singular[-1] > TELL_APART * singular[0])
+
+
+def _covariance(curve: BestCurve) -> Array:
+    """Covariance of the parameters from binomial noise."""
+    size = np.array(SIZES[: curve.slopes.shape[1]])
+    slopes = curve.slopes * size
+    return np.asarray(np.linalg.inv(slopes.T @ slopes) * np.outer(size, size))

@@ -185,31 +185,6 @@ class Fieller:
         return np.asarray(t.cdf(self._t(threshold), self.freedom))
 
 
-@dataclass(frozen=True)
-class Resampled:
-    """Percentile interval of a statistic that is no mean, and p-values by counting resamples."""
-
-    samples: Array
-
-    def interval(self) -> tuple[Array, Array]:
-        low, high = np.nanpercentile(self.samples, [100.0 * TAIL, 100.0 * (1.0 - TAIL)])
-        return low, high
-
-    def _share(self, contrary: Array) -> Array:
-        """Share of the resamples against the claim, the sample counted as one of them.
-
-        Source: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 4.2.
-        """
-        known = np.isfinite(self.samples)
-        return np.asarray((1.0 + (contrary & known).sum()) / (1.0 + known.sum()))
-
-    def greater(self, threshold: float) -> Array:
-        return self._share(self.samples <= threshold)
-
-    def less(self, threshold: float) -> Array:
-        return self._share(self.samples >= threshold)
-
-
 def score_of_moments(mean: Array, variance: Array | float, images: float) -> Score:
     """Score interval of a mean in [0, 1] of so many images, whose estimate has this variance.
 

@@ -1,7 +1,7 @@
-"""Robust accuracy of purifiers predicted from others that are left out of the fit, and the interval of a prediction.
+"""Robust accuracy of purifiers that were left out of a fit, and the interval of a prediction.
 
-Every predictor predicts with the same forms: the scaled sigmoid of `fit`, rising or falling, and a straight line. All
-are fitted to the same points, so that errors can be compared.
+Every predictor predicts with the same forms: the scaled sigmoid of `fit`, rising or falling, and a
+straight line. All are fitted to the same points, so that errors can be compared.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 from scipy.stats import t
 
-from purification.fit import best_curve
+from purification.curve_search import best_curve
 from purification.resampling import Labels
 from purification.sigmoids import FAMILIES
 
@@ -49,13 +49,16 @@ class Spread:
     freedom: int
 
     def interval(self, predicted: float, n: float, *, level: float) -> tuple[float, float]:
-        """Interval of an accuracy on n images that is predicted so: Student's, on the angle, within [0, 1].
+        """Interval of an accuracy on n images that is predicted so, within [0, 1].
+
+        Student's, on the angle.
 
         NaN without a left-out group. The angle has the variance 1 / (4 n) whatever the accuracy.
         """
         if not self.freedom:
             return float("nan"), float("nan")
-        width = float(t.ppf(0.5 + level / 2.0, self.freedom)) * np.sqrt(self.excess + 1.0 / (4.0 * n))
+        quantile = float(t.ppf(0.5 + level / 2.0, self.freedom))
+        width = quantile * np.sqrt(self.excess + 1.0 / (4.0 * n))
         angle = float(_angle(predicted))
         low, high = np.clip([angle - width, angle + width], 0.0, np.pi / 2.0)
         return min(float(np.sin(low) ** 2), predicted), max(float(np.sin(high) ** 2), predicted)
@@ -66,7 +69,7 @@ def _angle(accuracy: Any) -> Array:
 
 
 def spread_of(observed: Array, predicted: Array, n: Array, folds: Array) -> Spread:
-    """Spread of the errors of predictions; every left-out group counts once, however many purifiers it has."""
+    """Spread of the errors of predictions; every left-out group counts once, whatever its size."""
     squares = (_angle(observed) - _angle(predicted)) ** 2 - 1.0 / (4.0 * n)
     groups = np.unique(folds)
     means = [float(squares[folds == group].mean()) for group in groups]
@@ -74,7 +77,7 @@ def spread_of(observed: Array, predicted: Array, n: Array, folds: Array) -> Spre
 
 
 def _sigmoid(x: Array, y: Array, n: Array, at: Array) -> Array:
-    """The better of the best falling and the best rising sigmoid, in units of the feature's range."""
+    """The better of the best falling and the best rising sigmoid, over the feature's own range."""
     everywhere = np.concatenate([x, at])
     span = float(np.ptp(everywhere))
     if np.ptp(x) == 0.0 or not np.isfinite(1.0 / span):
@@ -131,11 +134,13 @@ def leave_out(
 ) -> list[Prediction]:
     """Predict every purifier from a fit to the purifiers of other folds.
 
-    features  name -> one finite number per purifier; "constant" (mean of the others) is always added
+    features  name -> one finite number per purifier; "constant" (mean of the others) is always
+              added
     robust    robust accuracies in [0, 1] on n images
     folds     one label per purifier: what is left out together
-    The interval of a prediction covers `level` if the errors of all folds are alike: its spread is that of the errors of
-    the other folds, each predicted while it was left out itself, and the sampling of its own accuracy.
+    The interval of a prediction covers `level` if the errors of all folds are alike: its spread is
+    that of the errors of the other folds, each predicted while it was left out itself, and the
+    sampling of its own accuracy.
     """
     y, counts = np.asarray(robust, dtype=float), np.asarray(n, dtype=float)
     labels = np.unique(np.asarray(folds), return_inverse=True)[1]

@@ -1,9 +1,10 @@
-"""Errors of a number that is computed from purifiers: which units were resampled, and the widest of their intervals.
+"""Errors of numbers that are computed from purifiers, by what is resampled.
 
-Purifiers with the same t*, or of the same sampler, are not independent. Their groups are left out as a whole, once for
-every group ("CV3" or delete-group jackknife). With two groupings at once the variance is the sum of both, less that of
-single purifiers, which both contain (Cameron, Gelbach and Miller, J. Bus. Econ. Stat. 29:238, 2011; with the jackknife:
-MacKinnon, Nielsen and Webb 2024). Images are resampled for all purifiers at once, since all are judged on the same.
+Purifiers with the same t*, or of the same sampler, are not independent. Their groups are left out
+as a whole, once for every group ("CV3" or delete-group jackknife). With two groupings at once the
+variance is the sum of both, less that of single purifiers, which both contain (Cameron, Gelbach
+and Miller, J. Bus. Econ. Stat. 29:238, 2011; with the jackknife: MacKinnon, Nielsen and Webb
+2024). Images are resampled for all purifiers at once, since all are judged on the same.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ IMAGES = "images"
 PURIFIERS = "purifiers"
 GROUPS = "groups"
 MINIMUM_GROUPS = 4  # of a grouping that can be resampled
-LARGEST_GROUP = 0.5  # share of the purifiers in one group beyond which leaving it out leaves too few
+LARGEST_GROUP = 0.5  # share of the purifiers in a group, at most: leaving it out must leave enough
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Widest:
-    """Student's test of one value for every kind of unit: the interval is the widest, and the
-    p-value that of the unit that says least.
+    """Student's test of one value for every unit: the widest interval, the weakest p-value.
 
     value  on the scale;  spreads: variances there
     """
@@ -106,11 +106,14 @@ class Widest:
         return np.asarray(min(low for low, _ in ends)), np.asarray(max(high for _, high in ends))
 
     def _p_value(self, distance: float) -> Array:
-        """P-value of "the value is `distance` on the claimed side of the threshold", by the unit that says least."""
+        """P-value of a value at this distance on the claimed side, by the unit that says least."""
         found = []
         for spread in self.spreads:
             error = math.sqrt(spread.variance)
-            found.append(float(t.sf(distance / error, spread.freedom)) if error else float(distance <= 0.0))
+            if error > 0.0:
+                found.append(float(t.sf(distance / error, spread.freedom)))
+            else:
+                found.append(float(distance <= 0.0))
         return np.asarray(max(found) if distance > 0.0 else min(found))
 
     def greater(self, threshold: float) -> Array:
@@ -121,7 +124,7 @@ class Widest:
 
 
 def usable(factors: Mapping[str, Labels]) -> dict[str, Array]:
-    """The groupings that can be resampled: enough groups, none of which holds most of the purifiers."""
+    """The groupings that can be resampled: enough groups, none with most of the purifiers."""
     found = {}
     for name, labels in factors.items():
         counts = Counter(labels)
@@ -133,7 +136,7 @@ def usable(factors: Mapping[str, Labels]) -> dict[str, Array]:
 def grouped_variance(
     leave_out: Callable[[Array], Variance], factors: Mapping[str, Labels]
 ) -> tuple[Variance, float] | None:
-    """Variance with groups as units, and its degrees of freedom; None where no grouping can be resampled.
+    """Variance with groups as units, and its degrees of freedom; None without a grouping.
 
     leave_out  one label per purifier -> variance from leaving out every group once
     factors    at most two groupings; the freedom is the number of groups of the finer one less 1
@@ -151,7 +154,7 @@ def grouped_variance(
 
 
 def jackknife(statistic: Callable[[Array], float], labels: Array) -> float:
-    """Variance of a statistic from leaving out every group once; infinite where a rest has no value.
+    """Variance of a statistic from leaving out every group once; infinite where a rest has none.
 
     statistic  (n,) whether each purifier is kept -> number
     """
@@ -171,10 +174,11 @@ def over_purifiers(
     shared: float = 0.0,
     known: Sequence[Spread] = (),
 ) -> Estimate:
-    """A number computed from n purifiers, with the widest interval over purifiers and groups of purifiers.
+    """A number computed from n purifiers, with its widest interval over them and their groups.
 
     statistic  (n,) whether each purifier is kept -> number on its own scale
-    shared     variance, on `scale`, of the error that all purifiers share because they share the images
+    shared     variance, on `scale`, of the error that all purifiers share because they share the
+               images
     known      further spreads, on `scale`, that the interval must contain
     """
 
@@ -192,8 +196,10 @@ def over_purifiers(
 
 
 def from_spreads(value: float, spreads: Sequence[Spread], n: int, scale: Scale) -> Estimate:
-    """An estimate with the widest interval of its spreads; undetermined where one of them is not finite."""
+    """An estimate with the widest interval of its spreads; undetermined if one is infinite."""
     middle = scale.there(value)
-    if not math.isfinite(middle) or not all(math.isfinite(spread.variance) for spread in spreads):
-        return undetermined("leaving out a purifier leaves too little to compute it from", value, n)
+    if not math.isfinite(middle):
+        return undetermined("a value at the end of its range has no interval", value, n)
+    if not all(math.isfinite(spread.variance) for spread in spreads):
+        return undetermined("leaving out a purifier leaves too little for it", value, n)
     return estimate(value, Widest(middle, tuple(spreads), scale), n)

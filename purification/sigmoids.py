@@ -1,8 +1,10 @@
 """The forms of the compression-robustness curve and their derivatives by the parameters.
 
-The paper's own form (Fig. 3b of arXiv 2505.22839) is not readable; see docs/methods.md, section 12:
+The paper's own form (Fig. 3b of arXiv 2505.22839) is not readable; see docs/methods.md, section
+12:
     scaled     r = A / (1 + exp(k (CR - c)))                       3 parameters
-    anchored   r = a s(-k (CR - c)) / s(k c), a = clean accuracy   2 parameters, r(0) = a by construction
+    anchored   r = a s(-k (CR - c)) / s(k c), a = clean accuracy   2 parameters, r(0) = a by
+               construction
     logistic   r = 1 / (1 + exp(k (CR - c)))                       2 parameters, intercept free
 with s the logistic function.
 """
@@ -23,7 +25,10 @@ FORMS = ("scaled", "anchored", "logistic")
 
 @dataclass(frozen=True)
 class Form:
-    """A family of curves: curve(CR, *parameters) and slope(CR, *parameters) -> (points, parameters)."""
+    """A family of curves with its derivatives.
+
+    curve  (CR, *parameters) -> (points,);  slope: (CR, *parameters) -> (points, parameters)
+    """
 
     names: tuple[str, ...]
     curve: Callable[..., Array]
@@ -66,7 +71,9 @@ def _slope_anchored(clean: float) -> Callable[[Array, float, float], Array]:
         value = curve(cr, k, c)
         here = expit(k * (cr - c))
         start = expit(-k * c)
-        return np.stack([-value * ((cr - c) * here + c * start), value * k * (here - start)], axis=1)
+        by_k = -value * ((cr - c) * here + c * start)
+        by_c = value * k * (here - start)
+        return np.stack([by_k, by_c], axis=1)
 
     return slope
 

@@ -171,17 +171,6 @@ def ratio(above: ArrayLike, below: ArrayLike) -> Estimate:
     return found
 
 
-def resampled(value: float, samples: Array, n: int) -> Estimate:
-    """A statistic that is no mean, with the percentile interval of its resamples.
-
-    Undetermined where none of them is finite.
-    """
-    samples = np.asarray(samples, dtype=float)
-    if not np.isfinite(samples).any():
-        return undetermined("no resample gives a number", value, n)
-    return estimate(value, intervals.Resampled(samples), n)
-
-
 def average_robustness(correct: Array) -> Array:
     """Per-image estimate of P_i, NaN without draws; its mean is Avg.Rob."""
     images, draws = correct.shape

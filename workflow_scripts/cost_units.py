@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from purification.reporting.law_claims import RESAMPLES
 from workflow_scripts.cost_plan import Job
 from workflow_scripts.followed import followed_by
 from workflow_scripts.surrogates import surrogate_of
@@ -313,16 +314,26 @@ def _fit_null_model(job: Job, context: Context) -> Work:
     return Counter({Unit("null_model", option=json.dumps(dict(job.params["settings"]), sort_keys=True)): 1})
 
 
+PREDICTORS = 4  # of a purifier that was left out, each by a rising and a falling sigmoid
+
+
+def _left_out(context: Context, points: int) -> int:
+    """Fits with every point and every value of t* left out, for every subset, and those of the law by itself."""
+    return len(context.config["fit"]["subsets"]) * 2 * PREDICTORS * 2 * points + 2 * points
+
+
 def _fit_compression_robustness(job: Job, context: Context) -> Work:
-    """Every form with and without the anchor, then two predictors with every point left out, for every subset."""
+    """Every form with and without the anchor for every subset, and the predictions."""
     points = len(context.config["run"]["sweep"])
-    return Counter({Unit("fit", batch=points): len(context.config["fit"]["subsets"]) * (6 + 2 * points)})
+    fits = 6 * len(context.config["fit"]["subsets"]) + _left_out(context, points)
+    return Counter({Unit("fit", batch=points): fits})
 
 
 def _render_tables(job: Job, context: Context) -> Work:
-    """Claims resample the images: as much as twenty rank correlations each, and two fits each of at most 200."""
-    points, resamples = len(context.config["run"]["sweep"]), context.config["evaluation"]["resamples"]
-    return Counter({Unit("fit", batch=points): 2 * min(resamples, 200), Unit("rank", batch=points): 20 * resamples})
+    """The same again, the points three times, and claims that refit the curve to resampled images and purifiers."""
+    points = len(context.config["run"]["sweep"])
+    fits = _left_out(context, points) + 4 * points + 2 * RESAMPLES + 3 * points
+    return Counter({Unit("fit", batch=points): fits, Unit("rank", batch=points): 2 * RESAMPLES + 3 * points})
 
 
 def _render_figures(job: Job, context: Context) -> Work:

@@ -28,7 +28,7 @@ class Claim:
 
     n             units of the estimate: images, or purifiers where a relation over them is claimed
     images        images behind its interval
-    needed_n      images with which it decides at the observed effect (`needed`)
+    needed_n      units (as for n) with which it decides at the observed effect (`needed`)
     verdict       whether the interval lies on the claimed side
     p_value       one-sided, for the claimed side; NaN where there is no test
     effect        the value in words, with its unit

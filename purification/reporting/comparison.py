@@ -28,8 +28,8 @@ def defences(rows: Rows) -> pd.DataFrame:
                           together, by those that were run on both
     law                   robust accuracy that the sigmoid of the plain purifiers of the sweep gives at the compression
                           rate, with its prediction interval; of a plain purifier, fitted without it
-    off_the_law           whether the accuracy lies outside that interval, as the share off_by_chance does where the law
-                          holds
+    off_the_law           whether the accuracy lies outside that interval; "not determined" without a law
+    off_by_chance         share of purifiers that lie outside although the law holds
     """
     against = rows.settings["run"]["comparison"]
     if not against:

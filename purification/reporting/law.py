@@ -1,4 +1,4 @@
-"""The compression-robustness relation: its points, its fits, and what it says of purifiers that were left out."""
+"""The compression-robustness relation: its points, its fits, and what it says of purifiers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from purification.statistics import CONFIDENCE, Array, Estimate
 
 GRID = np.linspace(0.0, 1.1, 111)
 MINIMUM_POINTS = 6
-INTERCEPT_BELOW = 0.3  # clean accuracy is taken from purifiers compressing below this rate (claim A14)
+INTERCEPT_BELOW = 0.3  # rate below which purifiers give the clean accuracy (claim A14)
 ANCHOR = "anchor"  # the point of the undefended classifier, at compression 1
 YES, NO, UNKNOWN = "yes", "no", "not determined"
 PARAMETERS = (
@@ -38,7 +38,8 @@ def points(rows: Rows) -> pd.DataFrame:
     records = []
     for name in [*run["sweep"], *run["controls"]]:
         entry = purifiers[name]
-        null = rows.compression(name, "null").value if rows.has_null("compression", name) else np.nan
+        has_null = rows.has_null("compression", name)
+        null = rows.compression(name, "null").value if has_null else np.nan
         records.append(
             {
                 "purifier": name,
@@ -74,7 +75,10 @@ def usable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def factors(table: pd.DataFrame) -> dict[str, list[str]]:
-    """What makes purifiers alike: a common t*, a common sampler. One without a t* is a group of its own."""
+    """What makes purifiers alike: a common t*, a common sampler.
+
+    A purifier without a t* is a group of its own.
+    """
     pairs = zip(table.purifier, table.t_star, strict=True)
     stars = [str(name) if pd.isna(star) else f"{star:g}" for name, star in pairs]
     return {"t*": stars, "sampler": [str(sampler) for sampler in table.sampler]}
@@ -87,9 +91,12 @@ def clean_reference(table: pd.DataFrame) -> float:
 
 
 def shared_errors(rows: Rows, purifiers: Sequence[str]) -> Array | None:
-    """(purifiers, purifiers) covariance of the accuracies over the images, on which all are judged; None without two."""
-    judged = {i: correct(rows, "identity" if name == ANCHOR else name) for i, name in enumerate(purifiers)}
-    together = pd.DataFrame(judged).dropna()
+    """Covariance of the purifiers' accuracies over the images that all are judged on.
+
+    (purifiers, purifiers); None with fewer than two images.
+    """
+    names = ["identity" if name == ANCHOR else name for name in purifiers]
+    together = pd.DataFrame({i: correct(rows, name) for i, name in enumerate(names)}).dropna()
     if len(together) < 2:
         return None
     return np.asarray(together.cov(), dtype=float) / len(together)
@@ -123,7 +130,8 @@ def with_anchor(table: pd.DataFrame, base: Estimate) -> pd.DataFrame:
     """The points and the undefended classifier at compression 1."""
     anchor = {"purifier": ANCHOR, "role": "sweep", "sampler": ANCHOR, "compression": 1.0}
     anchor |= {"robust": base.value, "robust_n": base.n}
-    return pd.concat([table, pd.DataFrame([anchor]).reindex(columns=table.columns)], ignore_index=True)
+    last = pd.DataFrame([anchor]).reindex(columns=table.columns)
+    return pd.concat([table, last], ignore_index=True)
 
 
 def subsets(table: pd.DataFrame, limits: Mapping[str, float]) -> dict[str, pd.DataFrame]:
@@ -133,7 +141,7 @@ def subsets(table: pd.DataFrame, limits: Mapping[str, float]) -> dict[str, pd.Da
 
 
 def fits(rows: Rows, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Parameters of every form on every subset, with and without the anchor, and the curves with their bands.
+    """Parameters and curves of every form on every subset, with and without the anchor.
 
     A fit that the points do not determine has a row that says why, and no curve.
     """
@@ -144,10 +152,16 @@ def fits(rows: Rows, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
             for form in FORMS:
                 fitted = fit(rows, data, form)
                 head = {"subset": subset, "form": form, "anchor": anchor, "n": fitted.n}
-                parameters.append({**head, **_parameters(fitted), "clean": clean_reference(chosen)})
+                clean = clean_reference(chosen)
+                parameters.append({**head, **_parameters(fitted), "clean": clean})
                 if isinstance(fitted, Fit):
                     low, high = fitted.band(GRID, level=CONFIDENCE)
-                    values = {"compression": GRID, "robust": fitted.predict(GRID), "low": low, "high": high}
+                    values = {
+                        "compression": GRID,
+                        "robust": fitted.predict(GRID),
+                        "low": low,
+                        "high": high,
+                    }
                     curves.append(pd.DataFrame({**head, **values}))
     drawn = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=CURVES)
     return pd.DataFrame(parameters).reindex(columns=PARAMETERS), drawn.reindex(columns=CURVES)
@@ -159,10 +173,18 @@ def _parameters(fitted: Fit | Undetermined) -> dict[str, Any]:
     low, high = fitted.band(np.zeros(1), level=CONFIDENCE)
     record: dict[str, Any] = {"determined": True, "note": limits_note(fitted)}
     record |= {"r_squared": fitted.r_squared, "chi_squared": fitted.chi_squared}
-    record |= {"intercept": float(fitted.predict(np.zeros(1))[0]), "intercept_low": low[0], "intercept_high": high[0]}
+    record |= {
+        "intercept": float(fitted.predict(np.zeros(1))[0]),
+        "intercept_low": low[0],
+        "intercept_high": high[0],
+    }
     record["widest"] = fitted.widest(0.0)
     for i, name in enumerate(fitted.names):
-        record |= {name: fitted.parameters[i], f"{name}_low": fitted.low[i], f"{name}_high": fitted.high[i]}
+        record |= {
+            name: fitted.parameters[i],
+            f"{name}_low": fitted.low[i],
+            f"{name}_high": fitted.high[i],
+        }
     return record
 
 
@@ -170,7 +192,8 @@ def limits_note(fitted: Fit) -> str:
     """What the limits of the search did to a fit; empty when nothing."""
     if not fitted.at_limit:
         return ""
-    return f"{' and '.join(fitted.at_limit)} at a limit of the search: the points do not determine the parameters"
+    names = " and ".join(fitted.at_limit)
+    return f"{names} at a limit of the search: the points do not determine the parameters"
 
 
 def said(pivot: object) -> str:
@@ -183,7 +206,7 @@ def said(pivot: object) -> str:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the law of some purifiers says of every point; nothing, and why, where they determine none.
+    """What the law of some purifiers says of every point; nothing, and why, without a law.
 
     found  purifier -> prediction; of one of them, fitted to the others
     level  coverage of the prediction intervals
@@ -194,7 +217,7 @@ class Expectation:
     reason: str
 
     def columns(self, purifier: str) -> dict[str, Any]:
-        """Table columns of one point: whether the law holds for it, with the share that is off it by chance."""
+        """Table columns of one point: what the law predicts and whether the point is off it."""
         made = self.found.get(purifier)
         if made is None:
             nothing = dict.fromkeys(("predicted", "predicted_low", "predicted_high"), np.nan)
@@ -213,8 +236,8 @@ class Expectation:
 def expectation(rows: Rows, table: pd.DataFrame, members: Sequence[str]) -> Expectation:
     """What the sigmoid of `members` gives for every usable point of the table.
 
-    The interval covers `fit.level` where the law holds: its spread is that of the law's own leave-one-out errors, and
-    the sampling of the point's accuracy.
+    The interval covers `fit.level` where the law holds: its spread is that of the law's own
+    leave-one-out errors, and the sampling of the point's accuracy.
     """
     level = float(rows.settings["fit"]["level"])
     own = table[table.purifier.isin(members)]
@@ -234,18 +257,20 @@ def expectation(rows: Rows, table: pd.DataFrame, members: Sequence[str]) -> Expe
     found = {each.purifier: each for each in made if each.predictor == "compression"}
     predicted = np.array([found[name].predicted for name in known.purifier])
     counts = known.robust_n.to_numpy(dtype=float)
-    spread = spread_of(known.robust.to_numpy(dtype=float), predicted, counts, np.arange(len(known)))
+    robust = known.robust.to_numpy(dtype=float)
+    spread = spread_of(robust, predicted, counts, np.arange(len(known)))
     for point in usable(table[~table.purifier.isin(members)]).itertuples():
         middle = float(np.clip(fitted.predict(float(point.compression)), 0.0, 1.0))
         low, high = spread.interval(middle, float(point.robust_n), level=level)
-        name, robust = str(point.purifier), float(point.robust)
-        found[name] = Prediction("compression", SIGMOID, name, robust, middle, low, high)
+        name, observed = str(point.purifier), float(point.robust)
+        found[name] = Prediction("compression", SIGMOID, name, observed, middle, low, high)
     return Expectation(found, level, "this point has no compression rate or no accuracy")
 
 
 def against_the_law(rows: Rows, table: pd.DataFrame) -> pd.DataFrame:
-    """The points with what the law of the sweep says of each, and `residual`: observed minus predicted."""
+    """The points with what the law of the sweep says of each; `residual` is observed - predicted."""
     expected = expectation(rows, table, list(sweep_of(table).purifier))
-    seen = pd.DataFrame([expected.columns(str(name)) for name in table.purifier], index=table.index)
+    records = [expected.columns(str(name)) for name in table.purifier]
+    seen = pd.DataFrame(records, index=table.index)
     noted = pd.concat([table, seen], axis=1)
     return noted.assign(residual=noted.robust - noted.predicted)

@@ -1,7 +1,8 @@
 """Claims A12-A15 of arXiv 2505.22839: robust accuracy as a function of the compression rate.
 
-They are about a relation over purifiers, so that purifiers, and groups of purifiers with a common t* or sampler, are
-what is resampled (`resampling`); the error that all purifiers share because they share the images is added to both.
+They are about a relation over purifiers, so that purifiers, and groups of purifiers with a common
+t* or sampler, are what is resampled (`resampling`); the error that all purifiers share because
+they share the images is added to both.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from purification.fit import Fit, Undetermined, best_curve, r_squared, undetermined_accuracies
+from purification.curve_search import best_curve, r_squared
+from purification.fit import Fit, Undetermined, undetermined_accuracies
 from purification.philox import generator
 from purification.reporting import law
-from purification.reporting.claim import Asked, Claim, attacked_images, make_claim
+from purification.reporting.claim import Asked, Claim, attacked_images, make_claim, words
 from purification.reporting.needed import interval_images
 from purification.reporting.rows import Rows
 from purification.resampling import (
@@ -35,6 +37,7 @@ from purification.resampling import (
 from purification.sigmoids import FAMILIES
 from purification.statistics import Array, Estimate, undetermined
 
+NO_BASE = "the undefended classifier's accuracy without an attack is zero or was not measured"
 RESAMPLES = 100  # of the images: enough for a variance, which they are used for
 TOLERANCE = 0.07  # of A14: an intercept this close to the clean accuracy counts as the same
 FEWEST = 5  # purifiers that a curve of three parameters can be compared with
@@ -45,7 +48,8 @@ class Sweep:
     """The usable points of the sweep, and the same for resampled images.
 
     rate, robust       (purifiers,) compression rate and robust accuracy
-    rates, accuracies  (resamples, purifiers): every resample draws the same images for all purifiers
+    rates, accuracies  (resamples, purifiers): every resample draws the same images for all
+                       purifiers
     """
 
     table: pd.DataFrame
@@ -58,7 +62,8 @@ class Sweep:
     def of(cls, rows: Rows) -> Sweep:
         table = law.usable(law.sweep_of(law.points(rows)))
         names = list(table.purifier)
-        rates = {name: rows.values("compression", name, "compression", probe_scale=1.0) for name in names}
+        kind = "compression"
+        rates = {name: rows.values(kind, name, kind, probe_scale=1.0) for name in names}
         judged = {name: law.correct(rows, name) for name in names}
         seed = int(rows.settings["seed"])
         return cls(
@@ -98,8 +103,8 @@ def _out_of_step(samples: Array) -> Array:
 def image_spread(together: Iterable[float], apart: Iterable[float], scale: Scale) -> tuple[Spread, float]:
     """Spread of a statistic over images, and the part of its variance that all purifiers share.
 
-    together, apart  the statistic for resamples in which purifiers share images, and for such in which they do not:
-                     what the scatter of the purifiers contains anyway
+    together, apart  the statistic for resamples in which purifiers share images, and for such in
+                     which they do not: what the scatter of the purifiers contains anyway
     """
     shared = _variance(together, scale)
     alone = _variance(apart, scale)
@@ -124,9 +129,12 @@ def nothing_to_relate(sweep: Sweep) -> str:
 
 
 def relation(
-    sweep: Sweep, statistic: Callable[[Array, Array], float], scale: Scale, known: tuple[Spread, ...] = ()
+    sweep: Sweep,
+    statistic: Callable[[Array, Array], float],
+    scale: Scale,
+    known: tuple[Spread, ...] = (),
 ) -> Estimate:
-    """A statistic (rate, robust) -> number of the sweep, with the widest interval over what can be resampled."""
+    """A statistic (rate, robust) -> number of the sweep with its widest interval."""
     if reason := nothing_to_relate(sweep):
         return unknown(sweep, reason)
     together = (statistic(rate, robust) for rate, robust in sweep.together())
@@ -144,22 +152,25 @@ def relation(
 
 def unknown(sweep: Sweep, reason: str) -> Estimate:
     """No estimate, and why."""
-    return undetermined(Undetermined("scaled", len(sweep.table), reason).sentence, n=len(sweep.table))
+    n = len(sweep.table)
+    return undetermined(Undetermined("scaled", n, reason).sentence, n=n)
 
 
 def law_claim(rows: Rows, asked: Asked, estimate: Estimate, *, effect: str, notes: tuple[str, ...] = ()) -> Claim:
-    """A claim about the relation, with what was resampled; `needed_n` counts purifiers, as images do not decide it."""
+    """A claim about the relation, with what was resampled; `needed_n` counts purifiers."""
     table = law.sweep_of(law.points(rows))
     missing = sorted(set(table.purifier) - set(law.usable(table).purifier))
+    left_out = f"purifiers without a rate or an accuracy: {', '.join(missing)}"
     claim = make_claim(
         asked,
         estimate,
         effect=effect,
-        left_out=f"purifiers without a rate or an accuracy: {', '.join(missing)}" if missing else "nothing",
+        left_out=left_out if missing else "nothing",
         notes=tuple(note for note in (*notes, law.said(estimate.pivot)) if note),
         images=attacked_images(rows),
     )
-    return replace(claim, needed_n=interval_images(estimate, estimate.n, above=asked.above, below=asked.below))
+    sides = {"above": asked.above, "below": asked.below}
+    return replace(claim, needed_n=interval_images(estimate, estimate.n, **sides))
 
 
 # --- A12
@@ -173,7 +184,7 @@ def rank_correlation(rate: Array, robust: Array) -> float:
 
 
 def _ranked(rate: Array, robust: Array) -> float:
-    """Rank correlation, short of the ends by half the least step that n points can make away from them."""
+    """Rank correlation, short of the ends by half the least step that n points can make."""
     n = len(rate)
     end = 1.0 - 6.0 / (n**3 - n)
     return float(np.clip(rank_correlation(rate, robust), -end, end))
@@ -196,7 +207,8 @@ def robustness_falls(rows: Rows) -> Claim:
     parts = []
     for name, chosen in law.subsets(law.points(rows), rows.settings["fit"]["subsets"]).items():
         own = law.usable(chosen)
-        found = rank_correlation(own.compression.to_numpy(dtype=float), own.robust.to_numpy(dtype=float))
+        rate, robust = own[["compression", "robust"]].to_numpy(dtype=float).T
+        found = rank_correlation(rate, robust)
         parts.append(f"{name}: {found:.2f} ({len(own)})")
     note = "rank correlation by range of t* (points): " + "; ".join(parts)
     effect = f"rank correlation {estimate.value:.3f} over {n} purifiers"
@@ -207,7 +219,7 @@ def robustness_falls(rows: Rows) -> Claim:
 
 
 def explained(images: float) -> Callable[[Array, Array], float]:
-    """Statistic: weighted R2 of the best scaled sigmoid; NaN where three parameters leave nothing to explain.
+    """Statistic: weighted R2 of the best scaled sigmoid; NaN with too few points for it.
 
     images  behind every accuracy
     """
@@ -215,7 +227,8 @@ def explained(images: float) -> Callable[[Array, Array], float]:
     def statistic(rate: Array, robust: Array) -> float:
         if len(rate) < FEWEST or np.ptp(rate) == 0.0:
             return math.nan
-        return r_squared(best_curve(FAMILIES["scaled"], rate, robust, np.full(len(rate), images)), robust)
+        counts = np.full(len(rate), images)
+        return r_squared(best_curve(FAMILIES["scaled"], rate, robust, counts), robust)
 
     return statistic
 
@@ -232,9 +245,13 @@ def sigmoid_fits(rows: Rows) -> Claim:
         estimate = relation(sweep, explained(float(sweep.table.robust_n.median())), EXPLAINED)
         anchored = law.fit(rows, law.with_anchor(table, rows.worst_known("identity")), "scaled")
         with_it = f"{anchored.r_squared:.3f}" if isinstance(anchored, Fit) else anchored.sentence
-        notes = (f"without the anchor CR = 1; with it {with_it}; reduced chi2 {fitted.chi_squared:.2f}",)
+        dispersion = f"reduced chi2 {fitted.chi_squared:.2f}"
+        notes = (f"without the anchor CR = 1; with it {with_it}; {dispersion}",)
     asked = Asked(
-        "A13", "A sigmoid describes the relation: its weighted R2 is above .9, without the anchor.", "visual", above=0.9
+        "A13",
+        "A sigmoid describes the relation: its weighted R2 is above .9, without the anchor.",
+        "visual",
+        above=0.9,
     )
     effect = f"the curve explains {100.0 * estimate.value:.1f} % of the weighted variance"
     return law_claim(rows, asked, estimate, effect=effect, notes=notes)
@@ -257,16 +274,14 @@ def extrapolates(rows: Rows) -> Claim:
     parts = []
     for name, chosen in law.subsets(table, rows.settings["fit"]["subsets"]).items():
         gap = intercept_gap(rows, chosen)
-        parts.append(
-            f"{name}: {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" if gap.n else f"{name}: {gap.reason}"
-        )
+        parts.append(f"{name}: {gap.reason or words(gap, '+.3f')}")
     note = "intercept minus clean accuracy by range of t*: " + "; ".join(parts)
     effect = f"the intercept is {100.0 * estimate.value:+.1f} points from the clean accuracy"
     return law_claim(rows, asked, estimate, effect=effect, notes=(note,))
 
 
 def intercept_gap(rows: Rows, table: pd.DataFrame) -> Estimate:
-    """Intercept of the scaled sigmoid minus the clean accuracy; the latter's error is that of one accuracy."""
+    """Intercept of the scaled sigmoid minus the clean accuracy, whose error is counted too."""
     fitted = law.fit(rows, table, "scaled")
     if isinstance(fitted, Undetermined):
         return undetermined(fitted.sentence, n=fitted.n)
@@ -274,7 +289,9 @@ def intercept_gap(rows: Rows, table: pd.DataFrame) -> Estimate:
     if not math.isfinite(clean):
         return undetermined("not determined by these points: no clean accuracy", n=fitted.n)
     binomial = clean * (1.0 - clean) / float(table.clean_n.max())
-    spreads = [replace(spread, variance=spread.variance + binomial) for spread in fitted.spreads(0.0)]
+    spreads = []
+    for spread in fitted.spreads(0.0):
+        spreads.append(replace(spread, variance=spread.variance + binomial))
     return from_spreads(float(fitted.predict(0.0)) - clean, spreads, fitted.n, PLAIN)
 
 
@@ -284,22 +301,25 @@ def intercept_gap(rows: Rows, table: pd.DataFrame) -> Estimate:
 def base_curve_gap(scale: Array, base: Array, table: pd.DataFrame, rate: Array, robust: Array) -> float:
     """RMSE between the purified system and (acc_sys / acc_base) r_base(CR eps) over the points.
 
-    scale, base  budgets as multiples of eps, rising from 0, and the undefended classifier's accuracy there
+    scale, base  budgets as multiples of eps, rising from 0, and the undefended classifier's
+                 accuracy there
     """
     predicted = table.clean.to_numpy(dtype=float) / base[0] * np.interp(rate, scale, base)
     return float(np.sqrt(np.mean(np.square(robust - predicted))))
 
 
 def base_curve(rows: Rows) -> pd.DataFrame:
-    """(image, budget) whether the undefended classifier is right, for the base attack's number of steps."""
-    frame = rows.frames.get("attack_strength", pd.DataFrame(columns=["purifier", "steps", "image", "scale", "correct"]))
+    """(image, budget) whether the undefended classifier is right, at the base attack's steps."""
+    columns = ["purifier", "steps", "image", "scale", "correct"]
+    frame = rows.frames.get("attack_strength", pd.DataFrame(columns=columns))
     steps = rows.settings["attacks"][rows.base_attack]["steps"]
     own = frame[(frame.purifier == "identity") & (frame.steps == steps)]
-    return own.pivot(index="image", columns="scale", values="correct").astype(float).sort_index(axis=1).dropna()
+    table = own.pivot(index="image", columns="scale", values="correct").astype(float)
+    return table.sort_index(axis=1).dropna()
 
 
 def base_curve_explains(rows: Rows) -> Claim:
-    """A15: the purified system behaves like the bare classifier under a budget shrunk by the compression rate."""
+    """A15: the defence is the bare classifier under a budget shrunk by the compression rate."""
     estimate = base_curve_error(rows, Sweep.of(rows), base_curve(rows))
     asked = Asked(
         "A15",
@@ -316,7 +336,7 @@ def base_curve_error(rows: Rows, sweep: Sweep, curve: pd.DataFrame) -> Estimate:
     """`base_curve_gap` of the sweep; the images of the curve are resampled too."""
     reason = nothing_to_relate(sweep)
     if not reason and (len(curve) < 2 or not curve.shape[1] or curve.iloc[:, 0].mean() == 0.0):
-        reason = "the undefended classifier's accuracy without an attack is zero or was not measured"
+        reason = NO_BASE
     if reason:
         return unknown(sweep, reason)
     scale = curve.columns.to_numpy(dtype=float)
@@ -328,8 +348,15 @@ def base_curve_error(rows: Rows, sweep: Sweep, curve: pd.DataFrame) -> Estimate:
 
     curves = resampled_means(dict(curve.items()), int(rows.settings["seed"]), "curve")
     pairs = zip(curves, sweep.together(), strict=True)
-    together = (base_curve_gap(scale, own, table, *sample) for own, sample in pairs if own[0] > 0.0)
+    known = ((own, sample) for own, sample in pairs if own[0] > 0.0)
+    together = (base_curve_gap(scale, own, table, *sample) for own, sample in known)
     apart = (base_curve_gap(scale, base, table, *sample) for sample in sweep.apart())
     images, shared = image_spread(together, apart, LOGARITHM)
-    factors = law.factors(table)
-    return over_purifiers(statistic, len(table), factors, scale=LOGARITHM, shared=shared, known=(images,))
+    return over_purifiers(
+        statistic,
+        len(table),
+        law.factors(table),
+        scale=LOGARITHM,
+        shared=shared,
+        known=(images,),
+    )

@@ -1,4 +1,4 @@
-"""How well robust accuracy is predicted from the compression rate and from its rivals, all with the same forms."""
+"""How well the compression rate and its rivals predict robust accuracy, in the same forms."""
 
 from __future__ import annotations
 
@@ -16,8 +16,29 @@ from purification.reporting.rows import Rows, columns
 from purification.resampling import LOGARITHM, PLAIN, over_purifiers, usable
 from purification.statistics import Array, Estimate
 
-COLUMNS = ("subset", "left_out", "predictor", "form", "purifier", "observed", "predicted", "low", "high")
-PURIFIER, STARS = "purifier", "t*"  # what is left out at once: one purifier, or all with the same t*
+COLUMNS = (
+    "subset",
+    "left_out",
+    "predictor",
+    "form",
+    "purifier",
+    "observed",
+    "predicted",
+    "low",
+    "high",
+)
+PURIFIER, STARS = (
+    "purifier",
+    "t*",
+)  # what is left out at once: one purifier, or all with the same t*
+SUMMARY = (
+    *("subset", "left_out", "predictor", "form"),
+    *("error_points", "error_points_low", "error_points_high", "error_points_n"),
+    "worst_error_points",
+    *("compression_better", "compression_better_low", "compression_better_high", "best_rival"),
+    *("coverage", "coverage_low", "coverage_high", "nominal_coverage", "note"),
+)
+NOTHING = "not determined by these points"
 OURS = ("compression", SIGMOID)
 
 
@@ -29,18 +50,19 @@ def features(table: pd.DataFrame) -> dict[str, list[float]]:
         "t*": table.t_star,
         "clean accuracy": table.clean,
     }
-    return {name: list(values) for name, values in named.items() if np.isfinite(values.astype(float)).all()}
+    known = {name: values.to_numpy(dtype=float) for name, values in named.items()}
+    return {name: list(values) for name, values in known.items() if np.isfinite(values).all()}
 
 
 def folds(table: pd.DataFrame) -> dict[str, Sequence[str]]:
-    """What is left out at once -> one label per purifier; no t* where there are too few of them."""
+    """What is left out at once -> one label per purifier; t* only where there are enough."""
     stars = law.factors(table)["t*"]
     found: dict[str, Sequence[str]] = {PURIFIER: list(table.purifier)}
     return found | {STARS: stars} if usable({STARS: stars}) else found
 
 
 def predictions(rows: Rows, table: pd.DataFrame) -> pd.DataFrame:
-    """Every purifier of every subset predicted from the others, with single purifiers and whole t* left out."""
+    """Every purifier of every subset predicted with it, or all of its t*, left out."""
     parts = [pd.DataFrame(columns=COLUMNS)]
     for subset, chosen in law.subsets(table, rows.settings["fit"]["subsets"]).items():
         known = law.usable(chosen)
@@ -55,15 +77,17 @@ def predictions(rows: Rows, table: pd.DataFrame) -> pd.DataFrame:
                 folds=labels,
                 level=rows.settings["fit"]["level"],
             )
-            parts.append(pd.DataFrame([{"subset": subset, "left_out": left_out, **vars(each)} for each in made]))
+            head = {"subset": subset, "left_out": left_out}
+            parts.append(pd.DataFrame([{**head, **vars(each)} for each in made]))
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
 
 def prediction(rows: Rows) -> pd.DataFrame:
-    """Errors of the predictions in percentage points and coverage of their intervals, by predictor and form.
+    """Errors of the predictions in percentage points and coverage of their intervals.
 
     error_points        mean absolute error
-    compression_better  by how many points the sigmoid in the compression rate errs less, on the same purifiers
+    compression_better  by how many points the sigmoid in the compression rate errs less, on the
+                        same purifiers
     best_rival          whether no other predictor errs less, the compression rate aside
     Intervals of errors and differences resample purifiers and their groups; the widest is shown.
     """
@@ -80,14 +104,14 @@ def prediction(rows: Rows) -> pd.DataFrame:
                 records.append({**head, "note": _absent(known, left_out)})
             else:
                 records += [{**head, **record} for record in _summaries(own, known, rows)]
-    return pd.DataFrame(records)
+    return pd.DataFrame(records, columns=list(SUMMARY))
 
 
 def _absent(known: pd.DataFrame, left_out: str) -> str:
     if len(known) < law.MINIMUM_POINTS:
-        return f"not determined by these points: {len(known)} usable, fewer than {law.MINIMUM_POINTS}"
+        return f"{NOTHING}: {len(known)} usable, fewer than {law.MINIMUM_POINTS}"
     stars = len(set(law.factors(known)["t*"]))
-    return f"not determined by these points: {stars} values of t*, too few or too unequal to leave one out"
+    return f"{NOTHING}: {stars} values of t*, too few or too unequal to leave one out"
 
 
 def _summaries(made: pd.DataFrame, known: pd.DataFrame, rows: Rows) -> list[dict[str, Any]]:
@@ -104,13 +128,21 @@ def _summaries(made: pd.DataFrame, known: pd.DataFrame, rows: Rows) -> list[dict
     records = []
     for (predictor, form), part in parts.items():
         errors = part.error.to_numpy()
-        record = {"predictor": predictor, "form": form, **columns("error_points", _mean_error(errors, groups))}
+        record = {
+            "predictor": predictor,
+            "form": form,
+            **columns("error_points", _mean_error(errors, groups)),
+        }
         record["worst_error_points"] = float(errors.max())
         if (predictor, form) != OURS:
             record |= three("compression_better", mean_over_purifiers(errors - ours, groups))
         record["best_rival"] = (predictor, form) == best
         covered = statistics.wilson(int(part.covered.sum()), len(part))
-        record |= {**three("coverage", covered), "nominal_coverage": rows.settings["fit"]["level"], "note": ""}
+        record |= {
+            **three("coverage", covered),
+            "nominal_coverage": rows.settings["fit"]["level"],
+            "note": "",
+        }
         records.append(record)
     return records
 
@@ -125,5 +157,5 @@ def _mean_error(errors: Array, groups: Mapping[str, Sequence[str]]) -> Estimate:
 
 
 def mean_over_purifiers(values: Array, groups: Mapping[str, Sequence[str]]) -> Estimate:
-    """Mean of one number per purifier, with the wider interval over purifiers and groups of them."""
+    """Mean of one number per purifier, with its widest interval over them and their groups."""
     return over_purifiers(_mean_of(values), len(values), groups, scale=PLAIN)

@@ -145,14 +145,28 @@ def _answer(claims: Sequence[Mapping[str, Any]]) -> Iterator[Sentence]:
 
 
 def _prediction(table: pd.DataFrame) -> str:
-    """Errors of the out-of-sample predictions in words, for every range of t*; empty without the table."""
-    if not {"subset", "predictor", "error_points"} <= set(table.columns):
+    """Errors of the out-of-sample predictions in words, for every range of t* and what is left out."""
+    if not {"subset", "left_out", "predictor", "form", "error_points"} <= set(table.columns):
         return ""
     parts = []
-    for subset, group in table.groupby("subset", sort=False):
-        errors = [f"{row['error_points']:.1f} from {row['predictor']}" for row in group.to_dict("records")]
-        parts.append(f"{'all t*' if subset == 'all' else subset}: {', '.join(errors)}")
+    for (subset, left_out), group in table.groupby(["subset", "left_out"], sort=False):
+        what = "one purifier" if left_out == "purifier" else "all of one t*"
+        known = group[group.predictor.notna()]
+        words = _errors(known) if len(known) else str(group.note.iloc[0])
+        parts.append(f"{'all t*' if subset == 'all' else subset}, {what} left out: {words}")
     return "; ".join(parts)
+
+
+def _errors(known: pd.DataFrame) -> str:
+    """Mean errors of the predictors but for the straight lines, and by how much the best of all rivals errs more."""
+    shown = known[known.form != "line"].to_dict("records")
+    errors = [f"{row['error_points']:.1f} from {row['predictor']}" for row in shown]
+    for row in known[known.best_rival.eq(True)].to_dict("records"):
+        better = estimate(row, "compression_better", "compression_better_low", "compression_better_high")
+        errors.append(
+            f"the best rival of compression, {row['predictor']} ({row['form']}), errs by {better} points more"
+        )
+    return ", ".join(errors)
 
 
 def _figure(name: str, png: bytes, caption: str) -> dict[str, Any]:

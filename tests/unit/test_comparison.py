@@ -105,13 +105,16 @@ def test_a_defence_is_held_against_the_law_of_the_plain_purifiers(rows: Rows) ->
     table = defences(rows).set_index("purifier")
     assert table.law["tuned"] == table.law["guided"] == pytest.approx(law_of(0.3), abs=0.02)
     assert table.law["p2"] == pytest.approx(law_of(0.2), abs=0.05)
-    assert table.on_the_law.to_dict() == {"p1": True, "p2": True, "tuned": False, "guided": False}
+    off = {"p1": "no", "p2": "no", "tuned": "no", "guided": "yes"}
+    assert table.off_the_law.to_dict() == off, "20 of 40 are within sampling of .58, 40 of 40 are not"
+    assert (table.law_note == "determined").all() and table.off_by_chance.tolist() == pytest.approx([0.1] * 4)
 
 
 def test_without_enough_plain_purifiers_there_is_no_law(rows: Rows) -> None:
     few = rows.settings | {"run": {**rows.settings["run"], "sweep": ["p1", "p2", "tuned", "guided"]}}
     table = defences(Rows(rows.frames, few))
-    assert len(table) == 4 and "law" not in table
+    assert len(table) == 4 and table.law.isna().all() and set(table.off_the_law) == {"not determined"}
+    assert set(table.law_note) == {"not determined by these points: 2 usable points, fewer than 6"}
 
 
 def test_without_a_comparison_the_table_is_empty(rows: Rows) -> None:

@@ -19,6 +19,7 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager
 
 from purification.reporting import law
 from purification.reporting.figures import FIGURES, Extras, draw, save, style
+from purification.reporting.predictions import predictions
 from purification.reporting.report import Material, render
 from purification.reporting.rows import KINDS, Rows
 
@@ -173,7 +174,8 @@ def noise(rng: np.random.Generator) -> pd.DataFrame:
 def made_up_extras(rows: Rows) -> Extras:
     table = law.points(rows)
     parameters, curves = law.fits(rows, table)
-    fitted = {"points": table, "parameters": parameters, "curves": curves, "predictions": law.predictions(rows, table)}
+    seen, made = law.against_the_law(rows, table), predictions(rows, table)
+    fitted = {"points": seen, "parameters": parameters, "curves": curves, "predictions": made}
     rng = np.random.default_rng(1)
     keys = [f"{attack}/{kind}" for attack in ("clean", rows.base_attack) for kind in ("input", "purified")]
     samples = {key: rng.random((4, 1, SIDE, SIDE), dtype=np.float32) for key in keys}
@@ -300,7 +302,14 @@ def material() -> Material:
     ]
     verdicts = [{"verdict": VERDICTS[i % 3], "holm": "inconclusive" if i < 9 else VERDICTS[i % 3]} for i in range(18)]
     claims = pd.DataFrame([{**word, **values, **said} for word, said in zip(words, verdicts, strict=True)])
-    errors = pd.DataFrame({"subset": ["all"] * 2, "predictor": ["compression", "t*"], "error_points": [3.0, 7.5]})
+    kinds = {"subset": "all", "left_out": "purifier", "predictor": ["compression", "t*", "t*"]}
+    better = {"compression_better": [np.nan, 4.5, 6.0], "compression_better_low": [np.nan, -1.0, 2.0]}
+    better |= {"compression_better_high": [np.nan, 10.0, 10.0], "best_rival": [False, True, False]}
+    errors = pd.DataFrame(
+        {**kinds, "form": ["sigmoid", "sigmoid", "line"], "error_points": [3.0, 7.5, 9.0], **better, "note": ""}
+    )
+    none = {"subset": "t* <= 100", "left_out": "t*", "note": "not determined by these points: 3 values of t*"}
+    errors = pd.concat([errors, pd.DataFrame([none])], ignore_index=True)
     return Material(
         tables={
             "claims": claims,
@@ -326,7 +335,10 @@ def test_the_report_holds_every_claim_and_the_answer() -> None:
     assert table.count(">holds, with 3 % of the paper&#39;s effect") == 3
     assert "After a correction for their number, 3 of those that hold still do." in page
     assert "snakemake --cores all results/figures/distances.pdf" in page
-    assert "headline: ddpm" in page and "3.0 from compression, 7.5 from t*" in page
+    assert "headline: ddpm" in page
+    assert "all t*, one purifier left out: 3.0 from compression, 7.5 from t*, the best rival of compression, " in page
+    assert "t* (sigmoid), errs by 4.5 [-1.0, 10.0] points more; " in page
+    assert "t* &lt;= 100, all of one t* left out: not determined by these points: 3 values of t*" in page
     assert re.search(r"attack_images.*?1 min", page, re.DOTALL)
 
 

@@ -20,7 +20,6 @@ from purification.statistics import (
     mean,
     rate,
     ratio,
-    resampled,
     wilson,
     worst_of,
 )
@@ -141,7 +140,6 @@ UNDETERMINED = [
     ratio(np.array([2.0, 4.0]), np.array([1.0, 2.0])),
     ratio(np.array([1.0, 2.0]), np.zeros(2)),
     ratio(np.array([1.0, 2.0]), np.array([-1.0, 1.5])),
-    resampled(0.5, np.full(9, np.nan), 4),
 ]
 
 
@@ -183,12 +181,6 @@ def test_a_range_is_shown_by_the_weaker_of_its_two_sides() -> None:
     sides = found.p_value(above=-0.5), found.p_value(below=0.7)
     assert found.p_value(above=-0.5, below=0.7) == max(sides)
     assert math.isnan(found.p_value())
-
-
-def test_resamples_are_counted_with_the_sample_itself() -> None:
-    found = resampled(0.5, np.array([0.1, 0.4, 0.6, np.nan, 0.9]), 7)
-    assert found.p_value(above=0.4) == (1 + 2) / 5
-    assert found.p_value(below=1.0) == 1 / 5
 
 
 def test_holm_written_out() -> None:

@@ -19,14 +19,17 @@ PREDICTORS = {"compression": "compression rate", "null compression": "null model
 
 
 def prediction(rows: Rows, extras: Extras) -> Figure:
-    """Observed against predicted accuracy with the sigmoid, by predictor (columns) and range of t* (rows)."""
+    """Observed against predicted accuracy with the sigmoid: predictors across, ranges of t* down."""
     made = extras.fitted.get("predictions", pd.DataFrame())
     if made.empty:
         return style.nothing("too few purifiers to leave one out")
     shown = made[made.form != LINE]
     subsets, predictors = list(shown.subset.unique()), list(shown.predictor.unique())
     width = min(style.WIDTH, 1.0 + 1.5 * len(predictors))
-    size = {"height": 0.85 + len(subsets) * (0.1 + (width - 0.6) / len(predictors)), "width": width}
+    size = {
+        "height": 0.85 + len(subsets) * (0.1 + (width - 0.6) / len(predictors)),
+        "width": width,
+    }
     figure, axes = style.panels(len(subsets), len(predictors), **size, sharex=True, sharey=True)
     for line, subset in zip(axes, subsets, strict=True):
         for axis, predictor in zip(line, predictors, strict=True):
@@ -50,7 +53,10 @@ def _names(figure: Figure, rows: Rows, made: pd.DataFrame) -> None:
     listed = ", ".join(f"{count} ({range_name(str(subset))})" for subset, count in counts.items())
     level = rows.settings["fit"]["level"]
     text = f"robust accuracy, noise known; purifiers: {listed}; bars: {100 * level:.0f} % prediction intervals"
-    style.note(figure, f"{text}; off by: mean absolute error in points; t* out: the same with all of one t* left out")
+    style.note(
+        figure,
+        f"{text}; off by: mean absolute error in points; t* out: the same with all of one t* left out",
+    )
 
 
 def _panel(axis: Axes, rows: Rows, made: pd.DataFrame) -> None:
@@ -60,9 +66,23 @@ def _panel(axis: Axes, rows: Rows, made: pd.DataFrame) -> None:
         marker, colour = style.look(style.variant(rows, point.purifier))
         axis.hlines(point.observed, point.low, point.high, color=colour, linewidth=0.6, alpha=0.4, zorder=1)
         edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.3}
-        axis.plot(point.predicted, point.observed, marker=marker, color=colour, markersize=4, zorder=3, **edge)
+        axis.plot(
+            point.predicted,
+            point.observed,
+            marker=marker,
+            color=colour,
+            markersize=4,
+            zorder=3,
+            **edge,
+        )
         style.mark(axis, rows, point.purifier, point.predicted, point.observed)
-    axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
+    axis.set(
+        xlim=(-0.03, 1.03),
+        ylim=(-0.03, 1.03),
+        xticks=[0, 0.5, 1],
+        yticks=[0, 0.5, 1],
+        aspect="equal",
+    )
 
 
 def _errors(made: pd.DataFrame) -> str:

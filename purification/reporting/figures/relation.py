@@ -18,14 +18,21 @@ from matplotlib.lines import Line2D
 
 from purification.reporting.figures import style
 from purification.reporting.figures.style import Extras
+from purification.reporting.law_claims import NO_BASE
 from purification.reporting.rows import Rows
 from purification.statistics import Array
 
 FORM = "scaled"
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
-COLOURS = ListedColormap(matplotlib.colormaps["viridis_r"](np.linspace(0.1, 1.0, 256)))  # without the pale end
+# without the pale end
+COLOURS = ListedColormap(matplotlib.colormaps["viridis_r"](np.linspace(0.1, 1.0, 256)))
 SHAPES = ("o", "s", "D", "^", "v", "h", "p")  # of the controls
-RING: dict[str, Any] = {"linestyle": "", "markerfacecolor": "none", "markersize": 3, "markeredgewidth": 0.6}
+RING: dict[str, Any] = {
+    "linestyle": "",
+    "markerfacecolor": "none",
+    "markersize": 3,
+    "markeredgewidth": 0.6,
+}
 EDGE = -0.06  # left end of the compression axis
 TEXT = 52  # letters in a line of a panel's legend
 ROOM = 0.035  # of a colour bar, that a label takes
@@ -46,7 +53,8 @@ class Sweep:
         if strengths.empty:
             strengths = pd.Series([1.0])
         names = {p: style.variant(rows, p) for p in sweep.purifier}
-        return cls(sweep, LogNorm(strengths.min(), max(strengths.max(), strengths.min() + 1.0)), names)
+        low, high = strengths.min(), strengths.max()
+        return cls(sweep, LogNorm(low, max(high, low + 1.0)), names)
 
     def look(self, point: Mapping[Any, Any]) -> tuple[str, Any]:
         """Marker by variant, colour by t*; grey without a t*."""
@@ -56,16 +64,18 @@ class Sweep:
 
 
 def compression_robustness(rows: Rows, extras: Extras) -> Figure:
-    """Points with the fitted sigmoids, the same points with the base classifier's budget curve, residuals of both."""
+    """Points with the sigmoids and with the base classifier's budget curve, residuals of both."""
     points = extras.fitted.get("points", pd.DataFrame())
     known = points.dropna(subset=["compression", "robust"]) if len(points) else points
     if known.empty:
-        return style.nothing("no point has a compression rate and a robust accuracy" if len(points) else "no rows")
+        reason = "no point has a compression rate and a robust accuracy"
+        return style.nothing(reason if len(points) else "no rows")
     sweep, controls = Sweep.of(rows, known), known[known.role == "control"]
     keys = [_fits_key(extras), _budget_key(rows, extras, sweep)]
     lines = max(sum(1 + str(entry.get_label()).count("\n") for entry in key) for key in keys)
     heights = [0.12 + 0.14 * lines, 2.6, 1.0]
-    figure, axes = style.panels(3, 2, height=1.1 + sum(heights), sharey="row", height_ratios=heights)
+    options: dict[str, Any] = {"sharey": "row", "height_ratios": heights}
+    figure, axes = style.panels(3, 2, height=1.1 + sum(heights), **options)
     titles = ("sigmoid in the compression rate", "undefended classifier at budget CR · ε")
     for side, (letter, text) in enumerate(zip("ab", titles, strict=True)):
         _key(axes[0, side], letter, text, keys[side])
@@ -87,7 +97,10 @@ def compression_robustness(rows: Rows, extras: Extras) -> Figure:
     _names(figure, axes, sweep, controls)
     n, m = int(known.robust_n.max()), int(known.compression_n.max())
     bars = f"accuracy: n = {n} images, compression: n = {m} images, 95 % intervals over images"
-    style.note(figure, f"{bars}; curves: 95 %, the widest of resampled images, purifiers and groups of t* and sampler")
+    style.note(
+        figure,
+        f"{bars}; curves: 95 %, the widest of resampled images, purifiers and groups of t* and sampler",
+    )
     return figure
 
 
@@ -108,7 +121,8 @@ def _points(axis: Axes, sweep: Sweep) -> None:
 def _point(axis: Axes, sweep: Sweep, point: Mapping[Any, Any], *, below: float, unit: float) -> None:
     """A point and its vertical interval, minus `below`, in `unit`s."""
     marker, colour = sweep.look(point)
-    value, low, high = (unit * (point[name] - below) for name in ("robust", "robust_low", "robust_high"))
+    names = ("robust", "robust_low", "robust_high")
+    value, low, high = (unit * (point[name] - below) for name in names)
     axis.vlines(point["compression"], low, high, color=colour, linewidth=0.8, zorder=2)
     edge: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.4}
     axis.plot(point["compression"], value, marker=marker, markersize=5, color=colour, zorder=3, **edge)
@@ -133,15 +147,31 @@ def _controls(axis: Axes, controls: pd.DataFrame) -> None:
 
 
 def _hollow(number: int) -> dict[str, Any]:
-    """Look of the control with this number: later ones are larger, so that two at one place are both seen."""
+    """Look of the control with this number; later ones are larger, so that none is hidden."""
     turn, shape = divmod(number, len(SHAPES))
-    options = {"marker": SHAPES[shape], "markersize": 4.0 + 0.8 * shape + 2.0 * turn, "linestyle": ""}
-    return {**options, "markerfacecolor": "none", "markeredgecolor": style.NULL, "markeredgewidth": 0.9}
+    options = {
+        "marker": SHAPES[shape],
+        "markersize": 4.0 + 0.8 * shape + 2.0 * turn,
+        "linestyle": "",
+    }
+    return {
+        **options,
+        "markerfacecolor": "none",
+        "markeredgecolor": style.NULL,
+        "markeredgewidth": 0.9,
+    }
 
 
 def _curve(axis: Axes, x: Any, y: Any, low: Any, high: Any, *, dashes: Any = "-", alpha: float = 0.1) -> None:
     axis.plot(x, y, color=style.INK, linestyle=dashes, linewidth=1.0, zorder=1)
-    axis.fill_between(x, np.clip(low, -0.1, 1.1), np.clip(high, -0.1, 1.1), color=style.INK, alpha=alpha, linewidth=0)
+    axis.fill_between(
+        x,
+        np.clip(low, -0.1, 1.1),
+        np.clip(high, -0.1, 1.1),
+        color=style.INK,
+        alpha=alpha,
+        linewidth=0,
+    )
 
 
 def _clean(axis: Axes, clean: float) -> None:
@@ -154,7 +184,7 @@ def _clean_key(clean: float) -> Line2D:
 
 
 def _found(extras: Extras) -> pd.DataFrame:
-    """The fits that are shown, with those that the points do not determine; nothing without any."""
+    """The fits that are shown, also those that the points do not determine."""
     table = extras.fitted.get("parameters", pd.DataFrame())
     return table if table.empty else table[(table.form == FORM) & (table.anchor == "without")]
 
@@ -167,7 +197,11 @@ def _fits_key(extras: Extras) -> list[Line2D]:
         name = range_name(str(fit.subset))
         if fit.determined:
             label = f"{name} ($R^2$ = {fit.r_squared:.2f}), {fit.n} purifiers"
-            look: dict[str, Any] = {"color": style.INK, "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.0}
+            look: dict[str, Any] = {
+                "color": style.INK,
+                "linestyle": DASHES[number % len(DASHES)],
+                "linewidth": 1.0,
+            }
         else:
             label = textwrap.fill(f"{name}: {fit.note}", TEXT)
             look = {"linestyle": ""}
@@ -189,7 +223,15 @@ def _fits(axes: Array, extras: Extras, sweep: Sweep) -> None:
         drawn = (curves.form == FORM) & (curves.anchor == "without") & (curves.subset == fit.subset)
         curve = curves[drawn]
         dashes, alpha = DASHES[number % len(DASHES)], max(0.12 - 0.05 * number, 0.02)
-        _curve(axes[0], curve.compression, curve.robust, curve.low, curve.high, dashes=dashes, alpha=alpha)
+        _curve(
+            axes[0],
+            curve.compression,
+            curve.robust,
+            curve.low,
+            curve.high,
+            dashes=dashes,
+            alpha=alpha,
+        )
         place = EDGE + 0.015 + 0.02 * number
         ends = np.clip([fit.intercept_low, fit.intercept_high], 0.0, 1.1)
         axes[0].vlines(place, *ends, color=style.INK, linewidth=0.8)
@@ -238,33 +280,46 @@ def _measured_budget(rows: Rows, extras: Extras, sweep: Sweep) -> Budget | None:
 def _budget_key(rows: Rows, extras: Extras, sweep: Sweep) -> list[Line2D]:
     budget = _measured_budget(rows, extras, sweep)
     if budget is None:
-        text = "not determined: the undefended classifier's accuracy without an attack is zero or was not measured"
-        return [Line2D([], [], linestyle="", label=textwrap.fill(text, TEXT))]
+        return [Line2D([], [], linestyle="", label=textwrap.fill(f"not determined: {NO_BASE}", TEXT))]
     line = Line2D([], [], color=style.INK, linewidth=1.0, label=f"undefended, × {budget.ratio:.2f}")
     entries = [line, _clean_key(budget.system)]
     if len(_along(rows)):
         entries.append(
-            Line2D([], [], markeredgecolor=style.NULL, marker="o", label="same, CR along the attack", **RING)
+            Line2D(
+                [],
+                [],
+                markeredgecolor=style.NULL,
+                marker="o",
+                label="same, CR along the attack",
+                **RING,
+            )
         )
     return entries
 
 
 def _budget(axes: Array, rows: Rows, extras: Extras, sweep: Sweep) -> None:
-    """(acc_sys / acc_base) r_base(CR eps): the undefended classifier attacked with a budget shrunk by CR."""
+    """(acc_sys / acc_base) r_base(CR eps): the undefended classifier at a shrunk budget."""
     budget = _measured_budget(rows, extras, sweep)
     if budget is None:
         _no_residuals(axes[1], "no budget curve")
         return
     curve, ratio = budget.curve, budget.ratio
-    _curve(axes[0], curve.scale, ratio * curve.robust, ratio * curve.robust_low, ratio * curve.robust_high)
+    _curve(
+        axes[0],
+        curve.scale,
+        ratio * curve.robust,
+        ratio * curve.robust_low,
+        ratio * curve.robust_high,
+    )
     _clean(axes[0], budget.system)
     _along_attack(axes[0], rows, sweep)
-    expected = sweep.points.clean / budget.base * np.interp(sweep.points.compression, curve.scale, curve.robust)
+    base = np.interp(sweep.points.compression, curve.scale, curve.robust)
+    expected = sweep.points.clean / budget.base * base
     _residuals(axes[1], sweep, np.asarray(expected))
 
 
 def _along(rows: Rows) -> pd.Series:
-    """Purifier -> compression along the attack's own directions; empty where it was not measured."""
+    """Purifier -> compression along the attack's own directions; empty if not measured."""
     frame = rows.frames.get("purified")
     if frame is None or "compression" not in frame:
         return pd.Series(dtype=float)
@@ -272,7 +327,7 @@ def _along(rows: Rows) -> pd.Series:
 
 
 def _along_attack(axis: Axes, rows: Rows, sweep: Sweep) -> None:
-    """The points once more, at their compression along the attack's own directions instead of random ones."""
+    """The points once more, at their compression along the attack instead of random directions."""
     along = _along(rows)
     for point in sweep.points.to_dict("records"):
         if point["purifier"] in along:
@@ -293,7 +348,13 @@ def _names(figure: Figure, axes: Array, sweep: Sweep, controls: pd.DataFrame) ->
     stars = sorted(set(sweep.points.t_star.dropna().astype(int)))
     if not stars:
         return
-    bar = figure.colorbar(ScalarMappable(sweep.scale, COLOURS), ax=list(axes.ravel()), aspect=45, pad=0.015, label="t*")
+    bar = figure.colorbar(
+        ScalarMappable(sweep.scale, COLOURS),
+        ax=list(axes.ravel()),
+        aspect=45,
+        pad=0.015,
+        label="t*",
+    )
     ticks = apart([max(star, 1) for star in stars], sweep.scale)
     bar.set_ticks(ticks, labels=[str(tick) for tick in ticks])
     bar.ax.minorticks_off()
