@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from purification import statistics
 from purification.reporting.rows import Rows, columns
 
 SETTINGS = ("scale", "steps", "random_start", "restarts", "draws")
+RANGES = {"cosine": (-1.0, 1.0), "relative_variance": (0.0, math.inf), "same_sign": (0.0, 1.0)}
 AXES = ("steps", "restarts", "draws")
 
 
@@ -19,8 +22,8 @@ def attack_adequacy(rows: Rows) -> pd.DataFrame:
     records = []
     for key, frame in rows.frames["attack_adequacy"].groupby(["purifier", "attack", *SETTINGS], sort=False):
         head = dict(zip(("purifier", "attack", *SETTINGS), key, strict=True))
-        head |= {"judging_draws": int(frame.judged.iloc[0]), **columns("robust", rows.mean(frame.correct))}
-        loss = rows.mean(frame.loss)
+        head |= {"judging_draws": int(frame.judged.iloc[0]), **columns("robust", statistics.rate(frame.correct))}
+        loss = statistics.mean(frame.loss)
         records.append({**head, "loss": loss.value, "loss_low": loss.low, "loss_high": loss.high})
     return pd.DataFrame(records)
 
@@ -30,8 +33,8 @@ def gradient_noise(rows: Rows) -> pd.DataFrame:
     records = []
     for (purifier, draws), frame in rows.frames["gradient_noise"].groupby(["purifier", "draws"], sort=False):
         record: dict[str, Any] = {"purifier": purifier, "draws": draws, "n": len(frame)}
-        for name in ("cosine", "relative_variance", "same_sign"):
-            found = rows.mean(frame[name])
+        for name, (low, high) in RANGES.items():
+            found = statistics.mean(frame[name], low=low, high=high)
             record |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
         records.append(record)
     return pd.DataFrame(records)
@@ -58,7 +61,7 @@ def adequacy_checks(rows: Rows) -> dict[str, tuple[bool, str]]:
         for attack, group in along(frame[frame.purifier == rows.headline], axis):
             fewer, most = sorted(group[axis].unique())[-2:]
             means = group.groupby([axis, "image"]).correct.mean()
-            gain = rows.mean(np.asarray(means.loc[most] - means.loc[fewer]))
+            gain = statistics.difference(np.asarray(means.loc[most] - means.loc[fewer]))
             seen = f"accuracy {100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] points"
             name = f"{attack}: {most} {axis} against {fewer}"
             checks[name] = (gain.high >= 0.0, f"{seen}, {gain.n} images")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from purification import statistics
 from purification.anomaly.auroc import auroc, wins
 from purification.reporting.protocol import three
 from purification.reporting.rows import Rows
@@ -42,11 +43,11 @@ def _estimate(rows: Rows, frame: pd.DataFrame, chosen: Array, won: Array) -> Est
     return auroc(won, frame.source[chosen].to_numpy(), frame.source[normal].to_numpy(), **rows.resampling)
 
 
-def _pixels(rows: Rows, areas: pd.Series) -> dict[str, float]:
+def _pixels(areas: pd.Series) -> dict[str, float]:
     """Mean area over the images with a mask, and how many have one."""
     if areas.empty:
         return {"pixel_auroc": np.nan, "pixel_auroc_low": np.nan, "pixel_auroc_high": np.nan, "pixel_n": 0}
-    return {**three("pixel_auroc", rows.mean(areas)), "pixel_n": len(areas)}
+    return {**three("pixel_auroc", statistics.mean(areas, low=0.0, high=1.0)), "pixel_n": len(areas)}
 
 
 def anomaly(rows: Rows) -> pd.DataFrame:
@@ -72,7 +73,7 @@ def anomaly(rows: Rows) -> pd.DataFrame:
                     record |= three(column, _estimate(rows, part, chosen, _won(part, chosen, column)))
                 other = own - _won(arms[REFERENCE], chosen, "varied")
                 record |= three("difference", _estimate(rows, part, chosen, other))
-                records.append({**record, **_pixels(rows, part.pixel_auroc[chosen].dropna())})
+                records.append({**record, **_pixels(part.pixel_auroc[chosen].dropna())})
     return pd.DataFrame(records)
 
 

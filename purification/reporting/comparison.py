@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from purification import statistics
 from purification.fit import Prediction
 from purification.reporting import law
 from purification.reporting.protocol import JUDGED, compared, estimands, share_correct
@@ -23,7 +24,7 @@ def defences(rows: Rows) -> pd.DataFrame:
     clean                 mean over fresh draws
     avg, wor_N, mv_K      attack that knows no noise (the one with the most draws), on fresh draws
     fixed                 base attack, all noise known;  forward, reverse: one of the two noises known
-    <name>_difference     to the purifier in `against`, on the same images: bootstrap interval, exact McNemar test
+    <name>_difference     to the purifier in `against`, on the same images: interval, exact McNemar test
     law                   robust accuracy that the sigmoid of the plain purifiers of the sweep gives at the compression
                           rate, with its prediction interval; of a plain purifier, fitted without it
     """
@@ -87,5 +88,5 @@ def _accuracies(rows: Rows, purifier: str, judged: dict[str, tuple[str, str]]) -
         elif name == "avg":
             found |= {key: value for key, value in estimands(rows, frame).items() if key != "fixed"}
         elif len(shares := share_correct(frame, column)):
-            found[name] = rows.mean(shares)
+            found[name] = statistics.rate(shares)
     return found

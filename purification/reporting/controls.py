@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from purification import statistics
 from purification.reporting import law
-from purification.reporting.claims import judge
+from purification.reporting.claim import judge
 from purification.reporting.rows import Rows
 
 
@@ -45,9 +46,9 @@ def _broken_by(rows: Rows, purifier: str) -> list[str]:
     frame = rows.select("randomness", purifier)
     if frame.empty:
         return broken
-    if judge(rows.mean(frame.radius_varied / frame.radius_before), above=1.0) != "pass":
+    if judge(statistics.mean(frame.radius_varied / frame.radius_before), above=1.0) != "pass":
         broken.append("A7")
     varied = frame.correlation_varied
-    if varied.isna().all() or judge(rows.mean(varied), below=0.4) != "pass":
+    if varied.isna().all() or judge(statistics.mean(varied, low=-1.0, high=1.0), below=0.4) != "pass":
         broken.append("A4")
     return broken

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from purification.reporting.claims import judge
+from purification import statistics
+from purification.reporting.claim import judge
 from purification.reporting.protocol import JUDGED, compared, knowledge_of, share_correct
 from purification.reporting.rows import Rows, columns
 from purification.statistics import Estimate
@@ -42,7 +43,7 @@ def ladder(rows: Rows) -> pd.DataFrame:
     """
     sides = rungs(rows)
     images = common(rows, sides)
-    values = [rows.mean(share_correct(*on_images(rows, side, images))) for side in sides]
+    values = [statistics.rate(share_correct(*on_images(rows, side, images))) for side in sides]
     drop, records = values[0].value - values[-1].value, []
     for number, (side, value) in enumerate(zip(sides, values, strict=True)):
         settings = rows.settings["attacks"].get(side[0], {})

@@ -63,15 +63,15 @@ def _ours(rows: Rows, purifier: str, attack: str, estimand: str) -> Estimate | N
         return rows.fixed(purifier, attack)
     correct = varied_correct(frame)
     if estimand == "avg":
-        return rows.mean(statistics.average_robustness(correct))
+        return statistics.rate(statistics.average_robustness(correct))
     kind, count = estimand.split("_")
     if correct.shape[1] < int(count):
         return None
     if kind == "wor":
-        return rows.mean(statistics.worst_of(correct, int(count)))
+        return statistics.rate(statistics.worst_of(correct, int(count)))
     seen, options = np.stack(frame.varied.to_list()), {"subsets": evaluation["vote_subsets"]}
     labels, seed = frame.label.to_numpy(), rows.settings["seed"]
-    return rows.mean(statistics.majority_vote(seen, labels, int(count), seed=seed, **options))
+    return statistics.rate(statistics.majority_vote(seen, labels, int(count), seed=seed, **options))
 
 
 def compare(ours: Estimate, published: float, n: int | None) -> tuple[str, str]:

@@ -33,12 +33,12 @@ def estimands(rows: Rows, frame: pd.DataFrame, prefix: str = "") -> dict[str, Es
     predictions = np.stack(frame[f"{prefix}varied"].to_list())
     correct = predictions == labels[:, None]
     found = {"fixed": statistics.wilson(int(right.sum()), len(frame))}
-    found["avg"] = rows.mean(statistics.average_robustness(correct))
+    found["avg"] = statistics.rate(statistics.average_robustness(correct))
     if correct.shape[1] >= worst:
-        found[f"wor_{worst}"] = rows.mean(statistics.worst_of(correct, worst))
+        found[f"wor_{worst}"] = statistics.rate(statistics.worst_of(correct, worst))
     if correct.shape[1] >= votes:
         options = {"subsets": evaluation["vote_subsets"], "seed": rows.settings["seed"]}
-        found[f"mv_{votes}"] = rows.mean(statistics.majority_vote(predictions, labels, votes, **options))
+        found[f"mv_{votes}"] = statistics.rate(statistics.majority_vote(predictions, labels, votes, **options))
     return found
 
 
@@ -85,17 +85,17 @@ def under_knowledge(rows: Rows, frame: pd.DataFrame) -> dict[str, Estimate]:
     """Accuracy where the forward noise, the reverse noise or a pool of draws is known, where that was judged."""
     columns = [column for column in ("fixed_forward", "fixed_reverse", "semi") if column in frame]
     shares = {column: share_correct(frame, column) for column in columns}
-    return {column: rows.mean(share) for column, share in shares.items() if len(share)}
+    return {column: statistics.rate(share) for column, share in shares.items() if len(share)}
 
 
 def compared(rows: Rows, first: tuple[pd.DataFrame, str], second: tuple[pd.DataFrame, str]) -> dict[str, float | int]:
-    """first minus second on the images of both: bootstrap over images, draws nested; exact McNemar on one draw each.
+    """first minus second on the images of both, draws nested in images; exact McNemar test on one draw each.
 
     first, second  rows and the column of labels they are judged by
     """
     shares = pd.concat([share_correct(*first), share_correct(*second)], axis=1, join="inner").to_numpy()
     single = pd.concat([first_correct(*first), first_correct(*second)], axis=1, join="inner").to_numpy(dtype=bool)
-    difference = rows.mean(shares[:, 0] - shares[:, 1])
+    difference = statistics.difference(shares[:, 0] - shares[:, 1])
     return {
         **three("difference", difference),
         "difference_n": difference.n,

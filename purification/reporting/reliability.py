@@ -115,7 +115,7 @@ def marked(name: str, table: pd.DataFrame, rows: Rows) -> pd.DataFrame:
     reasons = [reason(rows, RELIES[name](rows, row)) for row in table.to_dict("records")]
     noted = table.assign(reliable=[not why for why in reasons], why=reasons)
     if name == "claims":
-        noted.loc[~noted.reliable, "verdict"] = "inconclusive"
+        noted.loc[~noted.reliable, ["verdict", "holm"]] = "inconclusive"
     return noted
 
 

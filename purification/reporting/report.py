@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from purification.reporting.claim import SELF_CHECKS
 from purification.reporting.reliability import DAGGER, daggered
 
 PACKAGES = (
@@ -30,8 +31,6 @@ PACKAGES = (
 )
 TONES = {"pass": "holds", "fail": "does not hold", "inconclusive": "undecided"}
 SCALE = 1.6  # pixels of a figure per pixel of the page
-SELF_CHECKS = ("A0", "A10", "A17")  # of the measurement, not claims of the paper
-
 # What the answer says, in this order; claims that no sentence names are listed in one more.
 SENTENCES: dict[str, Sequence[str]] = {
     "Purification moves images away from the clean image instead of back to it": ("A1", "A2"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,19 +92,27 @@ class Rows:
         return list(frame[frame.purifier == purifier].attack.unique())
 
     def select(self, kind: str, purifier: str, model: str = "trained", **equal: Any) -> pd.DataFrame:
-        """Rows of one measurement of one purifier and model ("trained" or its "null" twin)."""
-        frame = self.frames[kind]
+        """Rows of one measurement of one purifier and model ("trained" or its "null" twin); none if never measured."""
+        frame = self.frames.get(kind, pd.DataFrame(columns=["purifier", "model", "image"]))
         frame = frame[(frame.purifier == purifier) & (frame.model == model)]
         for column, value in equal.items():
             frame = frame[frame[column] == value]
         return frame
 
-    def has_null(self, kind: str, purifier: str) -> bool:
-        return not self.select(kind, purifier, "null").empty
+    def groups(self, kind: str, *keys: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+        """(values of the columns, rows that have them) in the order of the rows; nothing where none were measured."""
+        frame = self.frames.get(kind)
+        if frame is not None and len(frame):
+            yield from frame.groupby(list(keys), sort=False)
 
-    def mean(self, values: Any) -> Estimate:
-        """Mean of one number per image with its bootstrap interval."""
-        return statistics.mean_estimate(np.asarray(values, dtype=float), **self.resampling)
+    def values(self, kind: str, purifier: str, column: str, model: str = "trained", **equal: Any) -> pd.Series:
+        """Image -> one number of one measurement; empty where it was not made."""
+        if kind not in self.frames or column not in self.frames[kind]:
+            return pd.Series(dtype=float)
+        return self.select(kind, purifier, model, **equal).set_index("image")[column].astype(float)
+
+    def has_null(self, kind: str, purifier: str) -> bool:
+        return kind in self.frames and not self.select(kind, purifier, "null").empty
 
     def fixed(self, purifier: str, attack: str) -> Estimate:
         """Accuracy under the fixed randomness, which is deterministic: a Wilson interval."""
@@ -118,7 +126,7 @@ class Rows:
 
     def compression(self, purifier: str, model: str = "trained", scale: float = 1.0) -> Estimate:
         """Isotropic compression rate about the centroid, at a multiple of the budget."""
-        return self.mean(self.select("compression", purifier, model, probe_scale=scale).compression)
+        return statistics.mean(self.values("compression", purifier, "compression", model, probe_scale=scale))
 
     def budget_curve(self, purifier: str) -> pd.DataFrame:
         """Accuracy and its controls for every (scale, steps) of the attack-strength measurement."""
@@ -139,6 +147,8 @@ def fixed_correct(frame: pd.DataFrame) -> Array:
 
 def varied_correct(frame: pd.DataFrame) -> Array:
     """(n, M) correct on every fresh draw."""
+    if frame.empty:
+        return np.zeros((0, 0), dtype=bool)
     return np.asarray(np.stack(frame.varied.to_list()) == frame.label.to_numpy()[:, None])
 
 

@@ -12,6 +12,8 @@ from purification.statistics import Array
 
 def spectra(frame: pd.DataFrame) -> tuple[Array, Array]:
     """Singular values and weights of rows of `jacobian`, both (images, directions, values); weights sum to 1."""
+    if frame.empty:
+        return np.zeros((0, 1, 0)), np.zeros((0, 1, 0))
     directions = int(frame.directions.iloc[0])
     values, weights = (np.stack(frame[name].to_list()) for name in ("singular_values", "weights"))
     shape = (len(frame), directions, -1)

@@ -20,6 +20,7 @@ from purification.reporting.fuzzy import fuzzy
 from purification.reporting.ladder import expectations, ladder
 from purification.reporting.ledger import ledger
 from purification.reporting.pairs import paired
+from purification.reporting.path_ends import LAST, growth, path_ends
 from purification.reporting.protocol import three, under_knowledge, with_controls
 from purification.reporting.reliability import audits
 from purification.reporting.rows import Rows, columns, fixed_correct
@@ -39,7 +40,7 @@ def robustness(rows: Rows) -> pd.DataFrame:
     unpurified the bare classifier on the same images
     """
     records = []
-    for (purifier, attack), frame in rows.frames["purified"].groupby(["purifier", "attack"], sort=False):
+    for (purifier, attack), frame in rows.groups("purified", "purifier", "attack"):
         bare, draws = np.asarray(frame.unpurified == frame.label), len(frame.varied.iloc[0])
         record = {"purifier": purifier, "attack": attack, "n": len(frame), "draws": draws}
         for control, found in with_controls(rows, str(purifier), str(attack)):
@@ -54,72 +55,78 @@ def robustness(rows: Rows) -> pd.DataFrame:
 def compression(rows: Rows) -> pd.DataFrame:
     """Compression rate by purifier and probe size, with the null model's and the excess over it."""
     records = []
-    for (purifier, scale), _ in rows.frames["compression"].groupby(["purifier", "probe_scale"], sort=False):
-        own = rows.select("compression", purifier, probe_scale=scale)
-        record = {"purifier": purifier, "probe_scale": scale, **columns("compression", rows.mean(own.compression))}
-        record |= three("anchor", rows.mean(own.compression_anchor))
+    for (purifier, scale), _ in rows.groups("compression", "purifier", "probe_scale"):
+        record = {"purifier": purifier, "probe_scale": scale}
+        for name, column in (("compression", "compression"), ("anchor", "compression_anchor")):
+            found = statistics.mean(rows.values("compression", purifier, column, probe_scale=scale))
+            record |= columns(name, found) if name == "compression" else three(name, found)
         records.append({**record, **_excess(rows, "compression", purifier, "compression", probe_scale=scale)})
     return pd.DataFrame(records)
 
 
 def _excess(rows: Rows, kind: str, purifier: str, column: str, **equal: object) -> dict[str, float]:
-    """The null model's mean and the paired excess over it."""
-    if not rows.has_null(kind, purifier):
-        return {"null": np.nan, "excess": np.nan, "excess_low": np.nan, "excess_high": np.nan}
-    own = rows.select(kind, purifier, "trained", **equal)[column].to_numpy()
-    null = rows.select(kind, purifier, "null", **equal)[column].to_numpy()
-    return {"null": float(np.nanmean(null)), **three("excess", rows.mean(own - null))}
+    """The null model's mean, and the excess over it on the images of both."""
+    own = rows.values(kind, purifier, column, "trained", **equal)
+    null = rows.values(kind, purifier, column, "null", **equal)
+    return {"null": float(null.mean()), **three("excess", statistics.mean(own - null))}
 
 
 def directional_compression(rows: Rows) -> pd.DataFrame:
     """Compression along adversarial directions, split by whether the defence held, over the isotropic rate."""
     records = []
-    for (purifier, attack), frame in rows.frames["purified"].groupby(["purifier", "attack"], sort=False):
+    for (purifier, attack), frame in rows.groups("purified", "purifier", "attack"):
         moved = frame[frame.compression.notna()]
         isotropic = rows.compression(str(purifier)).value
         held = fixed_correct(moved)
         for outcome, chosen in (("all", moved), ("held", moved[held]), ("fooled", moved[~held])):
             if chosen.empty:
                 continue
-            estimate = rows.mean(chosen.compression)
+            estimate = statistics.mean(chosen.compression)
             record = {"purifier": purifier, "attack": attack, "outcome": outcome, **columns("compression", estimate)}
-            records.append({**record, "over_isotropic": estimate.value / isotropic if isotropic else np.nan})
+            over = estimate.value / isotropic if isotropic > 0.0 else np.nan
+            records.append({**record, "over_isotropic": over})
     return pd.DataFrame(records)
 
 
 def randomness(rows: Rows) -> pd.DataFrame:
     """Direction correlations (both definitions) and radii, with the null model's and the excess over it."""
-    frame = rows.frames["randomness"]
-    quantities = [c for c in frame.columns if c.startswith(("correlation", "radius"))]
     records = []
-    for purifier in frame.purifier.unique():
-        for quantity in quantities:
-            own = rows.select("randomness", purifier)[quantity]
+    for (purifier,), frame in rows.groups("randomness", "purifier"):
+        for quantity in (name for name in frame if name.startswith(("correlation", "radius"))):
+            own = rows.values("randomness", purifier, quantity)
             if own.notna().any():
-                record = {"purifier": purifier, "quantity": quantity, **columns("value", rows.mean(own))}
+                low, high = (-1.0, 1.0) if quantity.startswith("correlation") else (-np.inf, np.inf)
+                found = columns("value", statistics.mean(own, low=low, high=high))
+                record = {"purifier": purifier, "quantity": quantity, **found}
                 records.append({**record, **_excess(rows, "randomness", purifier, quantity)})
     return pd.DataFrame(records)
 
 
 def distances(rows: Rows) -> pd.DataFrame:
-    """l2, linf and SSIM to the clean image before and after purification, by start, with the null model's end."""
+    """l2, linf and SSIM to the clean image before and after purification, by start, with the null model's end.
+
+    ratio, ratio_null  of l2: the mean after over the mean before (claim A1), and the null model's
+    """
     records = []
-    frame = rows.frames["distances"]
-    for (purifier, start), _ in frame.groupby(["purifier", "start"], sort=False):
-        path = rows.select("distances", purifier, start=start)
+    for (purifier, start), _ in rows.groups("distances", "purifier", "start"):
         for metric in ("l2", "linf", "ssim"):
-            begin = path[path.position == 0.0][metric]
-            end = path[path.position == 2.0][metric]
+            ends = path_ends(rows, purifier, metric, start=start)
+            low, high = (-1.0, 1.0) if metric == "ssim" else (-np.inf, np.inf)
+            before, after = (statistics.mean(ends[name], low=low, high=high) for name in ("first", "last"))
             record = {"purifier": purifier, "start": start, "metric": metric}
-            record |= {**three("before", rows.mean(begin)), **columns("after", rows.mean(end))}
-            records.append({**record, **_excess(rows, "distances", purifier, metric, start=start, position=2.0)})
+            record |= {**three("before", before), **columns("after", after)}
+            record |= _excess(rows, "distances", purifier, metric, start=start, position=LAST)
+            if metric == "l2":
+                record |= three("ratio", growth(rows, purifier, start=start))
+                record |= three("ratio_null", growth(rows, purifier, "null", start=start))
+            records.append(record)
     return pd.DataFrame(records)
 
 
 def spectrum(rows: Rows) -> pd.DataFrame:
     """Singular values of the Jacobian at fixed noise, and the matrix-free estimates beside the full ones."""
     records = []
-    for (purifier, model), frame in rows.frames["jacobian"].groupby(["purifier", "model"], sort=False):
+    for (purifier, model), frame in rows.groups("jacobian", "purifier", "model"):
         below, below_error = means(frame, lambda values: values < CUTS[0])
         above, above_error = means(frame, lambda values: values > CUTS[1])
         largest = np.array([np.max(values) for values in frame.singular_values])
@@ -128,11 +135,11 @@ def spectrum(rows: Rows) -> pd.DataFrame:
                 "purifier": purifier,
                 "model": model,
                 "n": len(frame),
-                **three("below_0.25", rows.mean(below)),
+                **three("below_0.25", statistics.mean(below, low=0.0, high=1.0)),
                 "below_0.25_error": joint_error(below_error),
-                **three("above_1", rows.mean(above)),
+                **three("above_1", statistics.mean(above, low=0.0, high=1.0)),
                 "above_1_error": joint_error(above_error),
-                **three("rms", rows.mean(np.sqrt(means(frame, np.square)[0]))),
+                **three("rms", statistics.mean(np.sqrt(means(frame, np.square)[0]))),
                 "rms_matrix_free": float(np.sqrt(frame.hutchinson).mean()),
                 "rms_matrix_free_low": float(np.sqrt(frame.hutchinson_low.clip(0)).mean()),
                 "rms_matrix_free_high": float(np.sqrt(frame.hutchinson_high).mean()),
@@ -165,15 +172,19 @@ def prediction(rows: Rows) -> pd.DataFrame:
     records = []
     for (subset, predictor), group in made.groupby(["subset", "predictor"], sort=False):
         covered = statistics.wilson(int(group.covered.sum()), len(group))
-        record = {"subset": subset, "predictor": predictor, **columns("error_points", rows.mean(group.error))}
+        record = {"subset": subset, "predictor": predictor, **columns("error_points", statistics.mean(group.error))}
         records.append({**record, "worst_error_points": group.error.max(), **three("coverage", covered)})
     return pd.DataFrame(records).assign(nominal_coverage=rows.settings["fit"]["level"])
 
 
 def attack_strength(rows: Rows) -> pd.DataFrame:
     """Accuracy with known randomness against the attack's budget and steps."""
-    names = rows.frames["attack_strength"].purifier.unique()
-    return pd.concat([rows.budget_curve(n).assign(purifier=n) for n in names]).set_index("purifier").reset_index()
+    curves = []
+    for (purifier,), _ in rows.groups("attack_strength", "purifier"):
+        curve = rows.budget_curve(purifier)
+        curve.insert(0, "purifier", purifier)
+        curves.append(curve)
+    return pd.concat(curves) if curves else pd.DataFrame()
 
 
 def audit(rows: Rows) -> pd.DataFrame:
@@ -184,6 +195,8 @@ def audit(rows: Rows) -> pd.DataFrame:
 
 def reliability(rows: Rows) -> pd.DataFrame:
     """The gradient audit of every evaluated purifier: what each check is judged by, and the verdict."""
+    if "audit" not in rows.frames:
+        return pd.DataFrame()
     return audits(rows.frames["audit"], rows.settings["reliability"])
 
 

@@ -81,7 +81,7 @@ def test_expectations_are_judged_by_their_interval_and_margin(rows: Rows) -> Non
     assert (ran.upper_accuracy - ran.lower_accuracy).tolist() == pytest.approx(ran.difference.tolist())
 
 
-@pytest.mark.parametrize(("right", "verdict"), [(13, "fail"), (16, "inconclusive")])
+@pytest.mark.parametrize(("right", "verdict"), [(5, "fail"), (13, "inconclusive"), (16, "inconclusive")])
 def test_an_expectation_below_or_about_its_margin_does_not_hold(rows: Rows, right: int, verdict: str) -> None:
     frame, statement = rows.frames["purified"].copy(), "BPDA overstates by at least 5 points"
     frame.loc[(frame.attack == "bpda") & (frame.image >= right), "fixed"] = 0

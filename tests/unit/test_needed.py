@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from purification.reporting.claims import judge
+from purification.reporting.claim import judge
 from purification.reporting.needed import interval_images, paired_images
 from purification.statistics import Estimate
 

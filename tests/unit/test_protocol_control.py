@@ -15,7 +15,7 @@ from purification.protocol_control import SHAPE, Control, bench, fake_defence, f
 ROOT = Path(__file__).parents[2]
 SMALL = Control(
     seed=1, probability=0.85, images=150, epsilon=8 / 255, steps=4, draws=3, fresh=20, worst_of=10, votes=9, pool=4,
-    iterates=(5, 10, 20), candidates=3, resamples=300,
+    iterates=(5, 10, 20), candidates=3,
 )  # fmt: skip
 
 

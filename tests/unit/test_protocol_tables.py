@@ -11,6 +11,7 @@ import pytest
 from purification.reporting.pairs import paired
 from purification.reporting.protocol import compared, first_correct, share_correct, under_knowledge, with_controls
 from purification.reporting.rows import Rows
+from purification.statistics import difference
 
 ATTACKS = {"fixed": {"knowledge": "both"}, "eot": {"knowledge": "none"}, "semi": {"knowledge": "semi"}}
 SETTINGS: dict[str, Any] = {
@@ -82,12 +83,15 @@ def test_a_comparison_is_paired_by_image_and_counts_single_draws(rows: Rows) -> 
     assert short["difference_n"] == 3 and short["difference"] == pytest.approx(0.5 - 2 / 3)
 
 
-def test_a_difference_without_variance_has_no_width(rows: Rows) -> None:
-    """The bootstrap resamples images, draws stay with theirs: equal differences on all images leave nothing to vary."""
+def test_draws_stay_with_their_image_and_equal_differences_are_no_certainty() -> None:
+    """Half of the draws of every image differ: each image counts once, with the half by which it differs."""
     one = pd.DataFrame({"image": range(9), "label": 1, "varied": [np.array([k % 2, 1 - k % 2]) for k in range(9)]})
     two = one.assign(varied=[np.array([0, 0])] * 9)
     found = compared(rows, (one, "varied"), (two, "varied"))
-    assert (found["difference"], found["difference_low"], found["difference_high"]) == (0.5, 0.5, 0.5)
+    expected = difference(np.full(9, 0.5))
+    assert found["difference"] == 0.5
+    assert (found["difference_low"], found["difference_high"]) == (expected.low, expected.high)
+    assert expected.low < 0.45 and expected.high > 0.5
 
 
 def test_purifiers_and_settings_are_compared_under_what_each_attack_knows(rows: Rows) -> None:

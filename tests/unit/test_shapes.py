@@ -208,18 +208,18 @@ def test_statistics(n: int, draws: int, chosen: int, successes: int) -> None:
     predictions = np.random.default_rng(n).integers(0, 3, (n, draws))
     labels = np.arange(n) % 3
     correct = predictions == labels[:, None]
-    options = {"resamples": 5, "seed": 0}
-    mean = refused(lambda: statistics.mean_estimate(statistics.average_robustness(correct), **options))
-    boot = refused(lambda: statistics.bootstrap(correct, np.mean, **options))
-    rate = refused(lambda: statistics.wilson(min(successes, n), n))
-    for estimate in (mean, boot, rate):
-        assert (estimate is None) == (n == 0)
-        if estimate:
-            assert 0 <= estimate.low <= estimate.high <= 1 and estimate.n == n
+    rate = statistics.rate(statistics.average_robustness(correct))
+    share = statistics.wilson(min(successes, n), n)
+    difference = statistics.difference(statistics.average_robustness(correct))
+    for estimate, lowest in ((rate, 0), (share, 0), (difference, -1)):
+        assert estimate.n == n
+        assert np.isnan(estimate.value) == (n == 0)
+        if n:
+            assert lowest <= estimate.low <= estimate.value <= estimate.high <= 1
     worst = refused(lambda: statistics.worst_of(correct, chosen))
     vote = refused(lambda: statistics.majority_vote(predictions, labels, chosen, subsets=3, seed=0))
     assert (worst is None) == (not 1 <= chosen <= draws)
-    assert (vote is None) == (n == 0 or not 1 <= chosen <= draws)
+    assert (vote is None) == (not 1 <= chosen <= draws)
     for values in (worst, vote):
         if values is not None:
             assert values.shape == (n,) and np.isfinite(values).all()

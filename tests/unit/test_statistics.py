@@ -7,15 +7,20 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, ttest_1samp, ttest_rel
 
 from purification.statistics import (
     Array,
+    Estimate,
     average_robustness,
-    bootstrap,
+    difference,
+    holm,
     majority_vote,
     mcnemar,
-    mean_estimate,
+    mean,
+    rate,
+    ratio,
+    resampled,
     wilson,
     worst_of,
 )
@@ -45,43 +50,152 @@ def test_wilson_half_width_at_one_half(n: int, points: float) -> None:
     assert 50 * (estimate.high - estimate.low) == pytest.approx(points, abs=0.15)
 
 
-def test_bootstrap_covers_a_known_mean_at_its_level() -> None:
-    rng, hits = np.random.default_rng(0), 0
-    for trial in range(300):
-        estimate = mean_estimate(rng.exponential(2.0, 80), resamples=400, seed=trial)
-        hits += estimate.low <= 2.0 <= estimate.high
-    assert 0.89 <= hits / 300 <= 0.97  # the percentile interval of a skewed mean is slightly short
+@pytest.mark.parametrize(("successes", "n"), [(0, 4), (4, 4), (2, 7), (59, 200)])
+def test_a_rate_of_right_and_wrong_images_has_the_interval_of_a_proportion(successes: int, n: int) -> None:
+    found = rate(np.arange(n) < successes)
+    share = wilson(successes, n)
+    assert (found.value, found.n) == (share.value, share.n)
+    assert (found.low, found.high) == pytest.approx((share.low, share.high), abs=1e-12)
 
 
-def test_bootstrap_interval_of_a_mean_has_the_width_of_the_normal_one() -> None:
-    values = np.random.default_rng(1).normal(3.0, 1.0, 500)
-    estimate = mean_estimate(values, resamples=4000, seed=0)
-    half = 1.96 * values.std() / math.sqrt(500)
-    assert estimate.value == pytest.approx(values.mean()) and estimate.n == 500
-    assert (estimate.low, estimate.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
+def test_draws_of_one_image_that_agree_add_nothing() -> None:
+    """500 draws of 40 images, all right or all wrong: the width is that of 40 images."""
+    found = rate(average_robustness(np.repeat(np.arange(40) % 2, 500).reshape(40, 500)))
+    assert (found.low, found.high) == pytest.approx((wilson(20, 40).low, wilson(20, 40).high))
 
 
-def test_the_mean_is_bootstrapped_like_any_statistic() -> None:
-    values = np.random.default_rng(2).random(60)
-    general = bootstrap(values, lambda rows: float(rows.mean()), resamples=2000, seed=3)
-    vectorised = mean_estimate(values, resamples=2000, seed=3)
-    assert (general.value, general.n) == pytest.approx((vectorised.value, vectorised.n))
-    assert (general.low, general.high) == pytest.approx((vectorised.low, vectorised.high), abs=0.01)
+def test_draws_that_differ_make_a_rate_more_certain_but_never_certain() -> None:
+    spread = rate(average_robustness(draws(np.full(40, 0.5), 20)))
+    assert 0.05 < spread.high - spread.low < 0.6 * (wilson(20, 40).high - wilson(20, 40).low)
+    equal = rate(np.full(40, 0.5))
+    assert equal.low < 0.49 and equal.high > 0.51
 
 
-def test_bootstrap_resamples_whole_images() -> None:
-    """Draws nested in an image that agree with each other add nothing: the width follows the number of images."""
-    rows = np.repeat(np.arange(40) % 2, 500).reshape(40, 500).astype(float)
-    estimate = bootstrap(rows, lambda r: float(r.mean()), resamples=2000, seed=0)
-    assert estimate.value == 0.5 and estimate.n == 40
-    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * 0.5 / math.sqrt(40), rel=0.15)
+@pytest.mark.parametrize("n", [1, 4, 60])
+def test_the_boundary_is_no_certainty(n: int) -> None:
+    """All right, all wrong, no difference: an interval of some width, which contains the value."""
+    for found in (rate(np.ones(n)), rate(np.zeros(n)), difference(np.zeros(n)), difference(np.ones(n))):
+        assert found.low <= found.value <= found.high
+        assert found.high - found.low > 0.5 / n
+    same = difference(np.zeros(n))
+    assert same.low == -same.high
 
 
-@pytest.mark.usefixtures("global_random_state")
-def test_bootstrap_is_reproducible_from_its_seed() -> None:
-    values = np.random.default_rng(3).random(50)
-    estimates = [mean_estimate(values, resamples=200, seed=seed) for seed in (0, 0, 1)]
-    assert estimates[0] == estimates[1] != estimates[2]
+def test_a_difference_of_single_draws_has_the_interval_of_bonett_and_price() -> None:
+    """Written out for 12 and 5 of 40 images that only one of two got right."""
+    better, worse, n = 13 / 42, 6 / 42, 42
+    half = 1.959963984540054 * math.sqrt((better + worse - (better - worse) ** 2) / n)
+    found = difference(np.repeat([1.0, -1.0, 0.0], [12, 5, 23]))
+    assert found.value == pytest.approx(7 / 40)
+    assert (found.low, found.high) == pytest.approx((better - worse - half, better - worse + half))
+
+
+def test_the_interval_of_a_difference_follows_its_scale() -> None:
+    values = np.random.default_rng(3).integers(-4, 5, 60) / 4
+    whole, tenth = difference(values), difference(values / 10)
+    assert (tenth.low, tenth.high) == pytest.approx((whole.low / 10, whole.high / 10))
+
+
+def test_a_mean_of_symmetric_values_has_the_interval_of_student() -> None:
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    found, usual = mean(values), ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert (found.value, found.low, found.high) == pytest.approx((3.0, usual.low, usual.high))
+    assert mean(values).p_value(above=2.0) == pytest.approx(ttest_1samp(values, 2.0, alternative="greater").pvalue)
+
+
+def test_the_interval_of_skewed_values_reaches_further_into_the_tail() -> None:
+    values = np.random.default_rng(4).exponential(1.0, 30)
+    found = mean(values)
+    assert found.high - found.value > 1.2 * (found.value - found.low)
+    mirrored = mean(-values)
+    assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_a_ratio_excludes_one_exactly_where_the_paired_test_rejects() -> None:
+    """Fieller's interval: the ratio exceeds 1 where Student's paired test says that the first is greater."""
+    rng = np.random.default_rng(5)
+    for growth in (0.9, 1.0, 1.05, 1.1, 1.3):
+        start = rng.gamma(25.0, 1 / 25, 20)
+        end = growth * start + 0.1 * rng.normal(size=20)
+        found = ratio(end, start)
+        greater = ttest_rel(end, start, alternative="greater").pvalue
+        assert found.p_value(above=1.0) == pytest.approx(greater)
+        assert (found.low > 1.0) == (greater < 0.025)
+
+
+# --- what cannot be computed
+
+
+UNDETERMINED = [
+    mean(np.array([3.0])),
+    mean(np.full(5, 3.0)),
+    mean(np.array([])),
+    mean(np.full(3, np.nan)),
+    mean(np.array([1.0, np.inf])),
+    rate(np.array([])),
+    difference(np.array([])),
+    wilson(0, 0),
+    ratio(np.array([2.0]), np.array([1.0])),
+    ratio(np.array([2.0, 4.0]), np.array([1.0, 2.0])),
+    ratio(np.array([1.0, 2.0]), np.zeros(2)),
+    ratio(np.array([1.0, 2.0]), np.array([-1.0, 1.5])),
+    resampled(0.5, np.full(9, np.nan), 4),
+]
+
+
+@pytest.mark.parametrize("found", UNDETERMINED, ids=str)
+def test_what_determines_no_interval_has_none(found: Estimate) -> None:
+    assert math.isnan(found.low) and math.isnan(found.high)
+    assert math.isnan(found.p_value(above=0.0)) and math.isnan(found.p_value(below=9.0))
+
+
+def test_undefined_values_are_left_out_and_not_counted() -> None:
+    values = np.array([1.0, np.nan, 3.0, 2.0])
+    assert mean(values) == mean(np.array([1.0, 3.0, 2.0])) and mean(values).n == 3
+    assert rate(np.array([np.nan, 1.0])) == rate(np.array([1.0]))
+    assert ratio(values, np.array([1.0, 1.0, np.nan, 1.5])).n == 2
+
+
+def test_equal_values_of_a_finite_range_have_the_interval_of_as_many_rates() -> None:
+    found = mean(np.ones(10), low=-1.0, high=1.0)
+    share = wilson(10, 10)
+    assert (found.low, found.high) == pytest.approx((2.0 * share.low - 1.0, 1.0))
+    assert found.p_value(above=0.0) == pytest.approx(share.p_value(above=0.5))
+
+
+def test_an_interval_stays_in_the_range_of_its_values() -> None:
+    found = mean(np.array([0.99, 1.0, 0.2]), low=-1.0, high=1.0)
+    assert found.low == -1.0 and found.high == 1.0
+
+
+def test_values_outside_their_range_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected values in \[0, 1\], got 0.5 to 1.2"):
+        rate(np.array([0.5, 1.2]))
+
+
+# --- p-values
+
+
+def test_a_range_is_shown_by_the_weaker_of_its_two_sides() -> None:
+    found = mean(np.random.default_rng(6).normal(0.0, 1.0, 50))
+    sides = found.p_value(above=-0.5), found.p_value(below=0.7)
+    assert found.p_value(above=-0.5, below=0.7) == max(sides)
+    assert math.isnan(found.p_value())
+
+
+def test_resamples_are_counted_with_the_sample_itself() -> None:
+    found = resampled(0.5, np.array([0.1, 0.4, 0.6, np.nan, 0.9]), 7)
+    assert found.p_value(above=0.4) == (1 + 2) / 5
+    assert found.p_value(below=1.0) == 1 / 5
+
+
+def test_holm_written_out() -> None:
+    """Smallest of four times 4, the next times 3, never below the one before; what is unknown is one of the family."""
+    found = holm(np.array([0.02, 0.001, np.nan, 0.019]))
+    assert found[[0, 1, 3]] == pytest.approx([0.057, 0.004, 0.057])
+    assert math.isnan(found[2])
+    assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+    assert holm(np.array([])).tolist() == []
 
 
 # --- repeated attempts
@@ -90,6 +204,7 @@ def test_bootstrap_is_reproducible_from_its_seed() -> None:
 def test_average_robustness_is_the_mean_per_image() -> None:
     correct = np.array([[True, True, False, True], [False] * 4])
     assert average_robustness(correct).tolist() == [0.75, 0.0]
+    assert np.isnan(average_robustness(np.zeros((2, 0)))).all()
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3, 5])

@@ -34,9 +34,7 @@ def robustness(rows: Rows, extras: Extras) -> Figure:
             axis.set_yticklabels([])
     undefended = rows.fixed("identity", rows.base_attack) if _has(rows, "identity", rows.base_attack) else None
     tail = f"; undefended classifier under the same attack: {undefended.value:.3f}" if undefended else ""
-    style.note(
-        figure, f"right: value (images); bars: 95 %, Wilson for known noise, bootstrap over images for draws{tail}"
-    )
+    style.note(figure, f"right: value (images); bars: 95 % score intervals over images, draws nested{tail}")
     return figure
 
 
@@ -66,13 +64,13 @@ def _accuracy(rows: Rows, purifier: str, rung: Rung) -> Estimate | None:
     frame, evaluation = rows.purified(purifier, attack), rows.settings["evaluation"]
     correct, votes = varied_correct(frame), evaluation["votes"]
     if estimand == "mean":
-        return rows.mean(statistics.average_robustness(correct))
+        return statistics.rate(statistics.average_robustness(correct))
     if correct.shape[1] < max(evaluation["worst_of"], votes):
         return None
     if estimand == "worst":
-        return rows.mean(statistics.worst_of(correct, evaluation["worst_of"]))
+        return statistics.rate(statistics.worst_of(correct, evaluation["worst_of"]))
     seen, labels, options = np.stack(frame.varied.to_list()), frame.label.to_numpy(), evaluation["vote_subsets"]
-    return rows.mean(statistics.majority_vote(seen, labels, votes, subsets=options, seed=rows.settings["seed"]))
+    return statistics.rate(statistics.majority_vote(seen, labels, votes, subsets=options, seed=rows.settings["seed"]))
 
 
 def _has(rows: Rows, purifier: str, attack: str) -> bool:

@@ -40,7 +40,7 @@ def adequacy(rows: Rows, extras: Extras) -> Figure:
     n, judged = int(table.robust_n.max()), int(table.judging_draws.max())
     text = f"{style.label(rows, rows.headline)}; {style.images(n)}; where the noise is not known, {judged} fresh draws"
     last = f"last: {_count(rows)} images, against the mean of other draws"
-    style.note(figure, f"{text}; bars: 95 % bootstrap over images; {last}")
+    style.note(figure, f"{text}; bars: 95 % over images; {last}")
     return figure
 
 

@@ -23,7 +23,7 @@ def ladder(rows: Rows, extras: Extras) -> Figure:
     _accuracies(axes[0, 0], rows, table)
     _steps(axes[0, 1], table)
     who, count = style.label(rows, rows.headline), style.images(int(table.robust_n.iloc[0]))
-    bars = "bars: 95 % bootstrap over images, draws nested"
+    bars = "bars: 95 % over images, draws nested"
     crosses = "grey crosses: random noise as large as the budget, judged in the same way"
     style.note(figure, f"{who}; the same {count} on every rung; {bars}; {crosses}")
     return figure

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from purification import statistics
 from purification.reporting.figures import style
 from purification.reporting.figures.style import Extras
 from purification.reporting.rows import Rows
@@ -39,14 +40,14 @@ def distances(rows: Rows, extras: Extras) -> Figure:
     count = 0 if not chosen else rows.frames["distances"].image.nunique()
     style.note(
         figure,
-        f"{style.images(count)}; bands: 95 % bootstrap of the mean; horizontal line: distance of the attacked image",
+        f"{style.images(count)}; bands: 95 % Student intervals; horizontal line: distance of the attacked image",
     )
     return figure
 
 
 def _path(axis: Axes, rows: Rows, purifier: str, metric: str, name: str) -> None:
     def interval(values: Any) -> tuple[float, float]:
-        estimate = rows.mean(values)
+        estimate = statistics.mean(values)
         return estimate.low, estimate.high
 
     marker, colour = style.look(name)

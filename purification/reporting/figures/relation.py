@@ -77,7 +77,9 @@ def compression_robustness(rows: Rows, extras: Extras) -> Figure:
     axes[0, 0].set_xlim(left=EDGE)
     _keys(figure, axes, sweep)
     n, m = int(points.robust_n.max()), int(points.compression_n.max())
-    style.note(figure, f"accuracy: n = {n} images, 95 % Wilson intervals; compression: n = {m} images, 95 % bootstrap")
+    style.note(
+        figure, f"accuracy: n = {n} images, 95 % Wilson intervals; compression: n = {m} images, 95 % Student intervals"
+    )
     return figure
 
 
