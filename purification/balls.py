@@ -14,9 +14,19 @@ def _per_image(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
+def normalised(vectors: Tensor, order: int) -> Tensor:
+    """v / ||v|| over the last dimension, 0 for 0.
+
+    Vectors are divided by their largest entry first: a square of 1e20 would overflow in float32, one of 1e-20 vanish.
+    """
+    largest = vectors.abs().amax(dim=-1, keepdim=True)
+    vectors = vectors / torch.where(largest > 0, largest, 1.0)
+    norms: Tensor = torch.linalg.vector_norm(vectors, ord=order, dim=-1, keepdim=True)
+    return vectors / norms.clamp_min(1.0)
+
+
 def _unit(x: Tensor, order: int) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), ord=order, dim=1)
-    return x / _per_image(norms.clamp_min(1e-12), x)
+    return normalised(x.flatten(1), order).view(x.shape)
 
 
 def _room(delta: Tensor, images: Tensor) -> Tensor:

@@ -19,16 +19,48 @@ from purification.purifiers import Purifier, purify
 
 logger = logging.getLogger("purification")
 
+LEAST_SCALE = 1e-30  # of logits: below it two of them count as equal, and nothing is divided by zero
+
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """-log softmax(z)_y, (B,)."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
+def _true_and_others(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """z_y, (B,), and the logits (B, classes) with minus infinity at y."""
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+    return true, logits.scatter(1, labels[:, None], -torch.inf)
+
+
+def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logarithm of the odds of being wrong, log((1 - p_y) / p_y) = log sum_{i != y} exp(z_i) - z_y, (B,).
+
+    It grows with the cross-entropy, log(1 + exp(log_odds)), and its gradient has the same direction. The gradient of
+    the cross-entropy is 1 - p_y times as long, which is zero in float32 where p_y rounds to 1; this one never vanishes.
+    """
+    true, others = _true_and_others(logits, labels)
+    return torch.logsumexp(others, dim=1) - true
+
+
+def scaled_log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """s times the log-odds of the logits divided by s, (B,); s, a constant to the gradient, is their own scale.
+
+    s is the gap between the two largest logits of an image, as in MIFPE (Yu and Xu 2023). A multiple of the logits has
+    the same multiple of the value and of the gradient, so attacks go the same way. Between margin and
+    margin + s log(classes - 1); with two classes, and where the gap is zero, it is the margin.
+    """
+    true, others = _true_and_others(logits, labels)
+    ranked = logits.detach().topk(2, dim=1).values
+    scale = (ranked[:, :1] - ranked[:, 1:]).clamp_min(LEAST_SCALE)
+    top = others.detach().amax(dim=1, keepdim=True)
+    soft = top + scale * torch.logsumexp((others - top) / scale, dim=1, keepdim=True)
+    return soft.squeeze(1) - true
+
+
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """max_{i != y} z_i - z_y, (B,); positive exactly when misclassified (Carlini & Wagner 2017)."""
-    true = logits.gather(1, labels[:, None]).squeeze(1)
-    others = logits.scatter(1, labels[:, None], -torch.inf)
+    true, others = _true_and_others(logits, labels)
     return others.amax(dim=1) - true
 
 
@@ -58,7 +90,12 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     return targeted_margin(logits, labels, targets) / (ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2 + 1e-12)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ce": log_odds,
+    "scaled_ce": scaled_log_odds,
+    "margin": margin,
+    "dlr": dlr,
+}
 TARGETED_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "targeted_margin": targeted_margin,
     "targeted_dlr": targeted_dlr,

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from purification.sources import siblings
 
 Shape = tuple[int, ...]
+SUM_ERROR = 2e-3  # of a row of probabilities: rounding of sixteen-bit networks
+FEWEST_ROWS = 3  # different ones: a row or two of logits may have the sum 1 by chance
 
 
 @contextmanager
@@ -75,6 +77,16 @@ def load_factory(path: Path, factory: str) -> Callable[..., Any]:
     return getattr(module, factory)  # type: ignore[no-any-return]
 
 
+def are_probabilities(rows: Tensor) -> bool:
+    """Whether rows (B, classes) are probabilities: none negative, each with the sum 1, and at least three different.
+
+    A result that is the same for every image decides nothing: it may be the logits of a constant classifier.
+    """
+    if rows.min() < 0 or ((rows.sum(dim=1) - 1).abs() > SUM_ERROR).any():
+        return False
+    return len(rows.unique(dim=0)) >= FEWEST_ROWS
+
+
 def faults(result: object, images: Tensor, shape: Shape) -> Iterator[tuple[str, str]]:
     """(name of the check, sentence) for what is wrong with a result for `images`; `shape` is that of one image's."""
     if not isinstance(result, Tensor):
@@ -95,8 +107,14 @@ def faults(result: object, images: Tensor, shape: Shape) -> Iterator[tuple[str, 
             "finite",
             f"expected finite values, got NaN or infinity for {broken} of {len(images)} images — mend it there",
         )
+    elif not result.is_meta and len(shape) == 1 and result.dim() == 2 and are_probabilities(result.detach()):
+        yield "logits", PROBABILITIES
 
 
+PROBABILITIES = (
+    "expected logits, got probabilities (no value is negative, every row has the sum 1) — return the values before the "
+    "softmax, whose gradient vanishes where it is sure"
+)
 NO_PATH = (
     "expected a result that depends differentiably on the images, got one without a gradient — use torch operations on "
     "`images`, no .detach(), .numpy(), .item() or torch.no_grad()"

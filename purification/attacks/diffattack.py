@@ -1,7 +1,8 @@
 """DiffAttack (Kang et al., NeurIPS 2023): drive the reverse process away from the noised image at every level.
 
-The objective of an attack gains weight * L_dev, L_dev = mean_t ||u_t - u'_t||^2, u'_t the reverse process's state at a
-level and u_t = sqrt(abar_t) u_0 + sqrt(1 - abar_t) eps the image at that level with the forward noise of the draw.
+The objective of an attack gains weight * L_dev. L_dev is the mean over reverse steps and pixels of (u_t - u'_t)^2, with
+u'_t the reverse process's state at a level and u_t = sqrt(abar_t) u_0 + sqrt(1 - abar_t) eps the image at that level
+with the forward noise of the draw.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def deviating(purifier: Purifier) -> Purifier | None:
 
 @dataclass(frozen=True)
 class DeviatedDefence(Defence):
-    """A defence whose loss gains `weight` times the deviation; predictions are those of the defence."""
+    """A defence whose loss gains `weight` times the mean deviation of a pixel; predictions are those of the defence."""
 
     weight: float = 0.0
 
@@ -91,7 +92,7 @@ class DeviatedDefence(Defence):
 
         def judge(result: Tensor, block: list[int]) -> tuple[Tensor, Tensor]:
             logits = self.classifier(result[:, :channels])
-            deviation = result[:, channels:].flatten(1).sum(dim=1)
+            deviation = result[:, channels:].flatten(1).mean(dim=1)
             aims = None if targets is None else targets[block]
             return loss_of(loss, logits, labels[block], aims) + self.weight * deviation, logits
 

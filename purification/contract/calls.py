@@ -52,6 +52,8 @@ def calls(trial: Trial) -> Iterator[Finding]:
         "dtype": f"{images.dtype}",
         "finite": "no NaN, no infinity",
     }
+    if not trial.noisy:
+        good["logits"] = "no probabilities"
     for check, word in good.items():
         if check != "shape" and "shape" in found:
             yield Finding(check, SKIPPED, "after shape")

@@ -216,6 +216,16 @@ CLASSIFIERS: dict[str, tuple[str, str, str]] = {
         "differentiable",
         "without a gradient",
     ),
+    "probabilities": (
+        classifier("return (images.flatten(1) @ weights.to(images.dtype)).softmax(dim=1)"),
+        "logits",
+        "expected logits, got probabilities .* return the values before the softmax",
+    ),
+    "sharp probabilities": (
+        classifier("return (30 * (images - 0.5).flatten(1) @ weights.to(images.dtype)).softmax(dim=1)"),
+        "logits",
+        "expected logits, got probabilities",
+    ),
     "quantised": (
         classifier("return (images.mul(8).floor() + images - images.detach()).flatten(1) @ weights.to(images.dtype)"),
         "gradient",
@@ -304,6 +314,16 @@ GOOD: dict[str, tuple[str, str, set[str]]] = {
     "useless noise": (purifier("return images + 0 * noise.normal('forward')"), "purifier", {"noise"}),
     "network": (MODULE, "classifier", set()),
     "linear": (classifier("return images.flatten(1) @ weights.to(images.dtype)"), "classifier", set()),
+    "log-probabilities": (
+        classifier("return (images.flatten(1) @ weights.to(images.dtype)).log_softmax(dim=1)"),
+        "classifier",
+        set(),
+    ),
+    "no negative logits": (
+        classifier("return (images.flatten(1) @ weights.to(images.dtype)).exp()"),
+        "classifier",
+        set(),
+    ),
     "not frozen": (
         classifier("return linear(images.flatten(1))", "linear = nn.Linear(64, 5, device=device)"),
         "classifier",
@@ -318,7 +338,7 @@ def test_a_good_file_passes_with_the_notes_it_deserves(tmp_path: Path, name: str
     findings = found(tmp_path, source, kind, {"sigma": 0.1})
     assert [finding for finding in findings if finding.verdict == FAILED] == []
     assert {finding.check for finding in findings if finding.verdict == NOTE} == notes
-    assert len(findings) == (15 if kind == "purifier" else 13)
+    assert len(findings) == (15 if kind == "purifier" else 14)
 
 
 def test_checking_leaves_the_globalrandom_state_alone(tmp_path: Path) -> None:

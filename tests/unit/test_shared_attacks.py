@@ -15,7 +15,7 @@ from purification.attacks import PGD, AttackResult, DiffHammer, Problem, diffatt
 from purification.attacks.diffattack import DeviatedDefence, Deviating
 from purification.attacks.diffhammer import shared_direction, unit
 from purification.attacks.stepping import Stepping, advance, begin_stepping, checkpoints
-from purification.defence import Defence
+from purification.defence import Defence, log_odds
 from purification.journal import NO_JOURNAL, Journal, State
 from purification.models.denoisers import Denoiser
 from purification.noise import FORWARD, Noise, NoiseSource
@@ -342,7 +342,7 @@ def test_a_reverse_process_that_retraces_the_forward_one_does_not_deviate(
 
 
 def deviation_of(purifier: DiffusionPurifier, x: Tensor, noise: Noise) -> Tensor:
-    """mean_t ||u_t - u'_t||^2 of every image, step by step."""
+    """Mean over steps and pixels of (u_t - u'_t)^2 of every image, step by step."""
     state, total = purifier.start(x, noise), torch.zeros(len(x), dtype=x.dtype)
     for number in range(purifier.num_steps):
         state = purifier.step(number, state, x, noise)
@@ -351,7 +351,7 @@ def deviation_of(purifier: DiffusionPurifier, x: Tensor, noise: Noise) -> Tensor
         u = 2 * x - 1
         if not last:
             u = math.sqrt(alpha_bar) * u + math.sqrt(1 - alpha_bar) * noise.normal(FORWARD)
-        total = total + (u - state).square().flatten(1).sum(dim=1)
+        total = total + (u - state).square().flatten(1).mean(dim=1)
     return total / purifier.num_steps
 
 
@@ -368,11 +368,27 @@ def test_loss_and_gradient_are_those_of_loss_plus_deviation(
     found = defence.loss_gradient(images.double(), labels, ids, source, 3, loss="ce", mode=mode, kept_steps=2)
     x, noise = images.double().requires_grad_(), source(ids, 3)
     logits = purify(purifier, x, noise).flatten(1) @ weights.double()
-    total = torch.nn.functional.cross_entropy(logits, labels, reduction="none") + 0.7 * deviation_of(purifier, x, noise)
+    total = log_odds(logits, labels) + 0.7 * deviation_of(purifier, x, noise)
     (slope,) = torch.autograd.grad(total.sum(), x)
     torch.testing.assert_close(found[0], total.detach(), rtol=1e-10, atol=0)
     torch.testing.assert_close(found[1], slope, rtol=1e-8, atol=1e-12)
     assert torch.equal(found[2], logits.argmax(dim=1))
+
+
+def test_the_deviation_of_one_step_is_that_of_a_hand(
+    schedule: Schedule, diffusion: Callable[..., Purifier], images: Tensor
+) -> None:
+    """A denoiser that predicts no noise gives u' = u + sqrt((1 - abar) / abar) n: the mean square of that distance."""
+    silent = Denoiser(lambda u, level: 0.0 * u, schedule)
+    purifier = chain(diffusion, silent, sampler="one_step")
+    defence = DeviatedDefence(purifier, lambda x: torch.stack([0.0 * x.flatten(1)[:, 0]] * 2, dim=1), 7, weight=2.0)
+    alpha_bar, source = purifier.table[0].level.alpha_bar, FIXED
+    values, _, _ = defence.loss_gradient(
+        images, torch.zeros(7, dtype=torch.long), range(7), source, 0, loss="margin", mode="replay", kept_steps=0
+    )
+    noise = source(range(7)).normal(FORWARD).flatten(1)
+    expected = 2.0 * (1 - alpha_bar) / alpha_bar * noise.square().mean(dim=1)
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_weight_it_is_projected_gradient_descent(

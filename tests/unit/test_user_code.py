@@ -15,7 +15,7 @@ from purification.defence import Defence
 from purification.noise import NoiseSource
 from purification.purifiers import make_purifier
 from purification.sources import defined_names, siblings, source_files
-from purification.user_code import UserFunction, own_classifier, own_purifier
+from purification.user_code import UserFunction, are_probabilities, own_classifier, own_purifier
 
 CPU, SHAPE = torch.device("cpu"), (1, 4, 4)
 FACTORY = "def make_purifier(params, image_shape, device):\n    return lambda images, noise: "
@@ -201,6 +201,36 @@ def test_logits_of_another_shape_are_refused(tmp_path: Path) -> None:
     defence = Defence(make_purifier({"kind": "identity"}, None, SHAPE, CPU), classifier, 2)
     with pytest.raises(ValueError, match=r"mine.py, make_classifier: expected shape \(2, 3\), got \(2, 4\)"):
         defence.predict(torch.rand(2, *SHAPE), [0, 1], NoiseSource(0, "fixed", SHAPE), 0)
+
+
+LOGITS = 3 * torch.linspace(-1, 1, 40).sin().view(10, 4).roll(1, dims=0)
+ROWS: dict[str, tuple[torch.Tensor, bool]] = {
+    "softmax": (LOGITS.softmax(dim=1), True),
+    "softmax in sixteen bits": (LOGITS.bfloat16().softmax(dim=1).float(), True),
+    "softmax of two classes": (LOGITS[:, :2].softmax(dim=1), True),
+    "certain": (torch.eye(4), True),
+    "logits": (LOGITS, False),
+    "logits that are not negative": (LOGITS.relu() + 0.25, False),
+    "log-probabilities": (LOGITS.log_softmax(dim=1), False),
+    "sigmoids": (LOGITS.sigmoid(), False),
+    "the same for every image": (torch.full((10, 4), 0.25), False),
+    "one image": (LOGITS[:1].softmax(dim=1).expand(10, 4), False),
+    "zeros": (torch.zeros(10, 4), False),
+    "one row that is none": (torch.cat([LOGITS.softmax(dim=1), torch.ones(1, 4)]), False),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_probabilities_are_told_from_logits(name: str) -> None:
+    rows, expected = ROWS[name]
+    assert are_probabilities(rows) == expected
+
+
+def test_a_classifier_that_returns_probabilities_is_refused_in_its_first_call(tmp_path: Path) -> None:
+    path = write(tmp_path, mine=CLASSIFIER.replace("images.flatten(1))", "images.flatten(1)).softmax(dim=1)"))
+    classifier = own_classifier(entry(path, "make_classifier"), SHAPE, 3, CPU)
+    with pytest.raises(ValueError, match=r"mine.py, make_classifier: expected logits, got probabilities .* softmax"):
+        classifier(torch.rand(8, *SHAPE))
 
 
 def test_a_factory_must_return_a_function(tmp_path: Path) -> None:
