@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
 from purification import statistics
-from purification.attacks import AttackResult, DiffHammer, Problem
-from purification.attacks.choosing import Attempt, best_of
-from purification.defence import Defence
-from purification.journal import NO_JOURNAL, Journal
+from purification.attacks import DiffHammer, Problem
 from purification.knowledge import shared_noise
 from purification.known_truth import flawed_protocols as flawed
 from purification.known_truth.catalogue import KnownDefence
-from purification.purifiers import FunctionPurifier, purify
+from purification.purifiers import purify
 from purification.statistics import Array, Estimate
 
 MEMORY = 1e9  # bytes of activations: more than these defences keep
@@ -30,7 +26,7 @@ class Sizes:
     steps, step_size     of the published attacks; step_size in units of epsilon
     draws                averaged per step of the published attacks where a defence draws noise
     iterates             at which "stop at the first success" looks
-    judging, fresh       draws that choose among our candidates, and draws that judge
+    fresh                draws that judge, and that a minimum is taken of
     worst_of, votes      N of Wor_N, K of MV_K
     vote_subsets         choices of K draws
     """
@@ -39,7 +35,6 @@ class Sizes:
     step_size: float
     draws: int
     iterates: int
-    judging: int
     fresh: int
     worst_of: int
     votes: int
@@ -54,19 +49,6 @@ class Reported:
     estimand: str
     truth: float
     reported: Estimate
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One of our attacks.
-
-    knowledge    of the noise: "both" or "none"
-    undefended   whether the images are made for the classifier without its purifier
-    """
-
-    knowledge: str
-    run: Callable[[Problem], AttackResult]
-    undefended: bool = False
 
 
 def pose(known: KnownDefence, knowledge: str, judges: int) -> Problem:
@@ -101,7 +83,8 @@ def _share(survivors: Tensor) -> Estimate:
 
 def report_published(known: KnownDefence, sizes: Sizes, hammer: DiffHammer) -> list[Reported]:
     """Published protocols. A defence without noise has one draw, which they know."""
-    random, mode = known.group in RANDOM, _mode(known)
+    random = known.group in RANDOM
+    mode = _mode(known)
     problem = pose(known, "none" if random else "both", 1)
     draws = sizes.draws if random else 1
     source = shared_noise(known.examples.noise("flawed"), knowledge="none" if random else "both", pool=1)
@@ -111,7 +94,7 @@ def report_published(known: KnownDefence, sizes: Sizes, hammer: DiffHammer) -> l
     path = flawed.iterate_pgd(problem, mode=mode, count=sizes.iterates, step_size=sizes.step_size)
     truth = float(known.truth.average().mean())
     single = flawed.flawed_single_draw_selection(problem, candidates, source)
-    stopped = flawed.flawed_stop_at_first_success(problem, path, source, votes=1)
+    stopped = flawed.flawed_stop_at_first_success(problem, path, source)
     lowest = flawed.flawed_minimum_of_estimates(problem, candidates, source, draws=sizes.fresh if random else 1)
     found = [
         Reported("AutoAttack rand", "one draw", truth, _share(single)),
@@ -125,53 +108,11 @@ def report_published(known: KnownDefence, sizes: Sizes, hammer: DiffHammer) -> l
     return [*found, Reported("DiffHammer", "avg", truth, statistics.rate(own.numpy()))]
 
 
-def attack_all(known: KnownDefence, attacks: Mapping[str, Attack]) -> dict[str, Tensor]:
-    """Images of all our attacks that know the noise, each chosen on what the attacker knows."""
-    found = {}
-    for name, attack in attacks.items():
-        if attack.knowledge == "both":
-            found[name] = attack.run(_problem_of(known, attack, 1)).adversarial
-    return found
-
-
-def _problem_of(known: KnownDefence, attack: Attack, judges: int) -> Problem:
-    problem = pose(known, attack.knowledge, judges)
-    if not attack.undefended:
-        return problem
-    bare = FunctionPurifier(lambda images, noise: images)
-    return replace(problem, defence=replace(known.defence, purifier=bare))
-
-
-def predict(defence: Defence, known: KnownDefence, images: Tensor, role: str, draws: int) -> Array:
+def predict(known: KnownDefence, images: Tensor, role: str, draws: int) -> Array:
     """(n, draws) labels on the first draws of a role."""
     on = known.examples
-    columns = [defence.predict(images, on.ids, on.noise(role), draw).numpy() for draw in range(draws)]
-    return np.stack(columns, axis=1)
-
-
-def report_known_noise(known: KnownDefence, adversarial: Mapping[str, Tensor]) -> tuple[Reported, dict[str, Array]]:
-    """The worst known: right on the clean image and on those of every attack; and who is right on which."""
-    labels = known.examples.labels.numpy()
-    right = {"clean": predict(known.defence, known, known.examples.images, "fixed", 1)[:, 0] == labels}
-    for name, images in adversarial.items():
-        right[name] = predict(known.defence, known, images, "fixed", 1)[:, 0] == labels
-    worst = np.asarray(np.stack(list(right.values())).all(axis=0))
-    truth = float(known.truth.frozen.mean())
-    return Reported("ours", "fixed", truth, statistics.wilson(int(worst.sum()), len(worst))), right
-
-
-def choose_images(known: KnownDefence, attacks: Mapping[str, Attack], sizes: Sizes) -> Tensor:
-    """Per image the candidate that judging draws misclassify most often, of all attacks that do not know the noise."""
-
-    def attempt(attack: Attack) -> Attempt:
-        def run(part: Problem, journal: Journal) -> list[AttackResult]:
-            bare = replace(part, defence=replace(part.defence, purifier=FunctionPurifier(lambda x, noise: x)))
-            return [attack.run(bare if attack.undefended else part)]
-
-        return run
-
-    attempts = [attempt(attack) for attack in attacks.values() if attack.knowledge == "none"]
-    return best_of(pose(known, "none", sizes.judging), attempts, NO_JOURNAL, stop=False).adversarial
+    seen = [known.defence.predict(images, on.ids, on.noise(role), draw).numpy() for draw in range(draws)]
+    return np.stack(seen, axis=1)
 
 
 @dataclass(frozen=True)
@@ -186,7 +127,7 @@ def estimate_fresh(known: KnownDefence, images: Tensor, sizes: Sizes) -> dict[st
     """Chosen images judged on draws that chose nothing, by estimand."""
     labels = known.examples.labels.numpy()
     truth = known.truth
-    seen = predict(known.defence, known, images, "evaluation", sizes.fresh)
+    seen = predict(known, images, "evaluation", sizes.fresh)
     right = seen == labels[:, None]
     attempts = sizes.worst_of
     found = {

@@ -105,22 +105,17 @@ def flawed_minimum_of_estimates(
     return torch.stack(means).amin(dim=0)
 
 
-def flawed_stop_at_first_success(
-    problem: Problem, iterates: Sequence[Tensor], source: NoiseSource, *, votes: int
-) -> Tensor:
-    """(n,) images that no iterate breaks, each judged by the majority of `votes` draws of its own; ties break it.
+def flawed_stop_at_first_success(problem: Problem, iterates: Sequence[Tensor], source: NoiseSource) -> Tensor:
+    """(n,) images that no iterate breaks, each judged by a draw of its own: p^m for m useless iterates.
 
-    With one vote, the "any misclassified iterate" of attacks that stop at their first success: p^m for m iterates.
+    The "any misclassified iterate" of attacks that stop at their first success.
     """
     alive = torch.ones(len(problem.labels), dtype=torch.bool)
-    for number, images in enumerate(iterates):
+    for draw, images in enumerate(iterates):
         some = alive.nonzero().squeeze(1)
         if not len(some):
             break
-        part = problem.part(some)
-        draws = range(number * votes, (number + 1) * votes)
-        right = [_right(part, images[some], source, draw).long() for draw in draws]
-        alive[some] = 2 * torch.stack(right).sum(dim=0) > votes
+        alive[some] = _right(problem.part(some), images[some], source, draw)
     return alive.double()
 
 

@@ -24,7 +24,12 @@ GROUPS = {
     "masking": "deterministic, masking",
 }
 SUSPECT = ("faulty", "masking")  # groups that must be marked, or reported right
-MAIN = {"randomised": "avg", "faulty": "avg", "honest": "fixed", "masking": "fixed"}  # estimand of ours that is compared
+MAIN = {
+    "randomised": "avg",
+    "faulty": "avg",
+    "honest": "fixed",
+    "masking": "fixed",
+}  # estimand of ours that is compared
 KNOWN = "fixed"
 
 

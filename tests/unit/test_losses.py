@@ -71,9 +71,7 @@ def test_the_gradient_of_the_log_odds_does_not_vanish_where_the_cross_entropy_s_
 
 
 @pytest.mark.parametrize("loss", [log_odds, scaled_log_odds])
-def test_with_two_classes_both_are_the_margin(
-    loss: Callable[[Tensor, Tensor], Tensor], random_tensor: Numbers
-) -> None:
+def test_with_two_classes_both_are_the_margin(loss: Callable[[Tensor, Tensor], Tensor], random_tensor: Numbers) -> None:
     logits, labels = wrong_logits(20, 2, 3, random_tensor)
     torch.testing.assert_close(loss(logits, labels), margin(logits, labels))
 
