@@ -5,14 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from purification.known_truth.examples import Examples, make_examples
-from purification.models.denoisers import Denoiser, GaussianEpsilon, fit_gaussian
+from purification.models.denoisers import Denoiser, Epsilon, GaussianEpsilon, fit_gaussian
 from purification.purifiers import DiffusionPurifier, diffusion
-from purification.schedule import Schedule
+from purification.schedule import Level, Schedule
 
 SCHEDULE = Schedule(1e-4, 0.02, 1000)  # of Ho et al. 2020
 STORED = range(2 * 10**6, 2 * 10**6 + 400)  # images that the Gaussian is fitted to
+
+
+def _of_any_type(epsilon: GaussianEpsilon) -> Epsilon:
+    """The noise predictor in the type of what it is given: the audit asks for float64."""
+
+    def predict(u: Tensor, level: Level) -> Tensor:
+        own = GaussianEpsilon(epsilon.mean.to(u), epsilon.eigenvectors.to(u), epsilon.eigenvalues.to(u))
+        return own(u, level)
+
+    return predict
 
 
 def make_chain(
@@ -30,7 +41,7 @@ def make_chain(
         "clamp_output": False,
         **options,
     }
-    chain = diffusion(settings, Denoiser(epsilon, SCHEDULE), on.shape, torch.device("cpu"))
+    chain = diffusion(settings, Denoiser(_of_any_type(epsilon), SCHEDULE), on.shape, torch.device("cpu"))
     if not isinstance(chain, DiffusionPurifier):
         raise ValueError(f"expected a chain of steps, got {chain} — raise t_star")
     return chain, epsilon

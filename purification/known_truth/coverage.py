@@ -8,7 +8,7 @@ from torch import Tensor
 
 from purification import statistics
 from purification.known_truth.catalogue import KnownDefence
-from purification.known_truth.evaluators import PerImage, Sizes, estimate_fresh, predict
+from purification.known_truth.evaluators import PerImage, Sizes, estimate_correct, predict
 
 
 def sample_intervals(
@@ -22,7 +22,8 @@ def sample_intervals(
     labels = known.examples.labels.numpy()
     right = predict(known, on_known_noise, "fixed", 1)[:, 0] == labels
     records = []
-    for estimand, each in estimate_fresh(known, on_fresh_draws, sizes).items():
+    seen = predict(known, on_fresh_draws, "evaluation", sizes.fresh)
+    for estimand, each in estimate_correct(known, seen, sizes).items():
         records += _intervals(known, estimand, each, images, exact=False)
     frozen = PerImage(known.truth.average(), right.astype(float))
     return pd.DataFrame([*records, *_intervals(known, "fixed", frozen, images, exact=True)])

@@ -123,11 +123,10 @@ class PerImage:
     estimates: Array
 
 
-def estimate_fresh(known: KnownDefence, images: Tensor, sizes: Sizes) -> dict[str, PerImage]:
-    """Chosen images judged on draws that chose nothing, by estimand."""
+def estimate_correct(known: KnownDefence, seen: Array, sizes: Sizes) -> dict[str, PerImage]:
+    """Every estimand of labels (n, draws) that a defence gives on draws which chose nothing."""
     labels = known.examples.labels.numpy()
     truth = known.truth
-    seen = predict(known, images, "evaluation", sizes.fresh)
     right = seen == labels[:, None]
     attempts = sizes.worst_of
     found = {
@@ -139,11 +138,3 @@ def estimate_fresh(known: KnownDefence, images: Tensor, sizes: Sizes) -> dict[st
         votes = statistics.majority_vote(seen, labels, sizes.votes, subsets=subsets, seed=seed)
         found[f"mv_{sizes.votes}"] = PerImage(truth.majority(sizes.votes), votes)
     return found
-
-
-def report_fresh_draws(known: KnownDefence, images: Tensor, sizes: Sizes) -> list[Reported]:
-    """What we report of a random defence whose noise is not known."""
-    return [
-        Reported("ours", estimand, float(each.truth.mean()), statistics.rate(each.estimates))
-        for estimand, each in estimate_fresh(known, images, sizes).items()
-    ]

@@ -135,6 +135,8 @@ def compute_in_float32(on: Examples) -> Known:
     matrix, offset = affine.matrix.float(), affine.offset.float()
 
     def purify(images: Tensor, noise: Noise) -> Tensor:
+        if images.dtype != torch.float32:
+            raise ValueError(f"expected images in float32, got {images.dtype} — convert them")
         return (images.flatten(1) @ matrix.T + offset).view_as(images)
 
     return know_value(on, affine, purify)
