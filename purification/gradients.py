@@ -21,10 +21,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from purification.errors import NoDerivative
 from purification.noise import Noise
 from purification.purifiers import Purifier, purify
 
 PerImage = Callable[[Tensor], Tensor]
+NO_PATH = (
+    "expected a purifier that autograd can follow from image to result, got a result without a derivative — attack it "
+    "with gradient: bpda"
+)
 
 
 class Gradient(NamedTuple):
@@ -39,12 +44,14 @@ def _autograd(purifier: Purifier, images: Tensor, noise: Noise, objective: PerIm
     leaf = images.detach().requires_grad_()
     purified = purify(purifier, leaf, noise)
     if not purified.requires_grad:
-        raise ValueError(
-            "expected a purifier that autograd can follow from image to result, got a result without a derivative — "
-            "attack it with gradient: bpda"
-        )
+        raise NoDerivative(NO_PATH)
     values = objective(purified)
-    (gradient,) = torch.autograd.grad(values.sum(), leaf)
+    try:
+        (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+    except NotImplementedError as error:
+        raise NoDerivative(NO_PATH) from error
+    if gradient is None:
+        raise NoDerivative(NO_PATH)
     return Gradient(values.detach(), gradient, purified.detach())
 
 
@@ -144,6 +151,7 @@ def gradient(
     objective   purified images (B, C, H, W) -> one value per image (B,); last called on the result of `purifier`
     kept_steps  how many of the last steps keep their activations (modes "replay" and "surrogate")
     surrogate   purifier whose gradient takes the place of the executed one's (mode "surrogate" only)
+    Raises NoDerivative where autograd finds no path from the images to the purified ones.
     """
     if mode not in MODES:
         raise ValueError(f"expected a gradient mode among {sorted(MODES)}, got {mode!r}")

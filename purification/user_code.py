@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from purification.errors import NoDerivative
 from purification.sources import siblings
 
 Shape = tuple[int, ...]
@@ -84,7 +85,7 @@ def are_probabilities(rows: Tensor) -> bool:
     """
     if rows.min() < 0 or ((rows.sum(dim=1) - 1).abs() > SUM_ERROR).any():
         return False
-    return len(rows.unique(dim=0)) >= FEWEST_ROWS
+    return len({tuple(row) for row in rows.tolist()}) >= FEWEST_ROWS
 
 
 def faults(result: object, images: Tensor, shape: Shape) -> Iterator[tuple[str, str]]:
@@ -115,6 +116,7 @@ PROBABILITIES = (
     "expected logits, got probabilities (no value is negative, every row has the sum 1) — return the values before the "
     "softmax, whose gradient vanishes where it is sure"
 )
+DETACHED = "Can't call numpy() on Tensor that requires grad"  # torch's words where NumPy takes over
 NO_PATH = (
     "expected a result that depends differentiably on the images, got one without a gradient — use torch operations on "
     "`images`, no .detach(), .numpy(), .item() or torch.no_grad()"
@@ -135,20 +137,29 @@ class UserFunction:
 
     def run(self, images: Tensor, *noise: Any) -> Any:
         """The function alone; a network is first cast to the type of the images."""
-        with explained(self.path, self.factory):
-            if isinstance(self.function, nn.Module):
-                self.function.to(images.dtype)
-            return self.function(images, *noise)
+        try:
+            with explained(self.path, self.factory):
+                if isinstance(self.function, nn.Module):
+                    self.function.to(images.dtype)
+                return self.function(images, *noise)
+        except ValueError as error:
+            if noise and DETACHED in str(error):
+                raise NoDerivative(str(error)) from error
+            raise
 
     def __call__(self, images: Tensor, *noise: Any) -> Tensor:
-        """Raise ValueError for a result of another shape, type or device, not finite, or without its gradient."""
+        """Raise ValueError for a result of another shape, type or device, not finite, or without its gradient.
+
+        A purifier's missing gradient is NoDerivative: attacks can do without it.
+        """
         version = None if images.is_inference() else images._version
         result: Tensor = self.run(images, *noise)
         found = [sentence for _, sentence in faults(result, images, self.shape)]
         if version is not None and images._version != version:
             found.append("expected the images to be left as they are, got them changed in place — work on a copy")
         if images.requires_grad and torch.is_grad_enabled() and not found and not result.requires_grad:
-            found.append(NO_PATH)
+            error = NoDerivative if noise else ValueError
+            raise error(f"{self.path}, {self.factory}: {NO_PATH}")
         if found:
             raise ValueError(f"{self.path}, {self.factory}: {found[0]}")
         return result

@@ -12,6 +12,7 @@ rule attack_images:
         classifier=CLASSIFIER,
         denoiser=denoiser_of,
         user_code=user_code_of,
+        after=earlier_of,
         parts=parts_of(attacked_images, "adversarial/{attack}/{purifier}.safetensors"),
     output:
         f"{RESULTS}/adversarial/{{attack}}/{{purifier}}.safetensors",

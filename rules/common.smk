@@ -160,9 +160,22 @@ def evaluation(**extra):
 
 
 def attack_settings(name):
-    """Entry of an attack with its threat model, or the configuration's."""
+    """Entry of an attack with its threat model, or the configuration's; the stages of a sequence are entries too."""
     entry = {"threat": config["threat"], **config["attacks"][name]}
+    if "stages" in entry:
+        entry["stages"] = [stage_settings(stage) for stage in entry["stages"]]
     return {**entry.pop("threat"), **entry}
+
+
+def stage_settings(name):
+    """Entry of an attack as a stage of a sequence, which says on how many images and after which attack it runs."""
+    return {key: value for key, value in attack_settings(name).items() if key not in ("images", "after")}
+
+
+def earlier_of(wildcards):
+    """File of the attack whose broken images an attack leaves alone; none for most."""
+    entry = config["attacks"][wildcards.attack]
+    return [adversarial(entry["after"], wildcards.purifier)] if "after" in entry else []
 
 
 def attacks_on(purifier):

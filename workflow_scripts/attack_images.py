@@ -1,4 +1,4 @@
-"""Make adversarial images with projected gradient descent through one purifier and the classifier."""
+"""Make adversarial images through one purifier and the classifier."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,14 @@ from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
 from workflow_scripts.attacking import attacked, run_attack
 from workflow_scripts.datasets import read_dataset
-from workflow_scripts.defences import join_adversarial, load_defence, place_of, write_adversarial
+from workflow_scripts.defences import (
+    Proposals,
+    join_adversarial,
+    load_defence,
+    place_of,
+    read_adversarial,
+    write_adversarial,
+)
 from workflow_scripts.job import job, logger
 from workflow_scripts.journal import resuming
 from workflow_scripts.parts import block_of, parts_of
@@ -27,13 +34,22 @@ def attack_images(
     memory: float,
     *,
     output: Path,
+    after: Path | None = None,
     block: Block = WHOLE,
     journal: Journal = NO_JOURNAL,
 ) -> None:
+    """Adversarial images of the first images of the subset.
+
+    after  file of an attack on the same purifier: images that it broke are kept
+    """
     images, labels, ids = dataset.take(evaluation["subset"], settings["images"], block)
-    result = run_attack(dataset, defence, images, labels, ids, settings, evaluation, memory, journal)
+    earlier = None
+    if after is not None:
+        earlier = read_adversarial(after, ids, block.start(settings["images"])).adversarial
+    result, gradient = run_attack(dataset, defence, images, labels, ids, settings, evaluation, memory, journal, earlier)
     logger.info("accuracy on the attack's own draws %.4f (not a result)", float(result.accuracy.mean()))
-    write_adversarial(result.adversarial, ids, output)
+    stage = result.attempt if settings["kind"] == "sequence" else result.attempt.clamp_max(0)
+    write_adversarial(Proposals(result.adversarial, result.accuracy, stage, gradient), ids, output)
 
 
 if __name__ == "__main__":
@@ -55,6 +71,7 @@ if __name__ == "__main__":
                 evaluation,
                 snakemake.config["memory_bytes"],
                 output=snakemake.output[0],
+                after=Path(snakemake.input.after[0]) if snakemake.input.after else None,
                 block=block_of(snakemake.wildcards),
                 journal=kept,
             )

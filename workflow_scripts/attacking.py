@@ -12,26 +12,31 @@ from purification.attacks import (
     APGD,
     FAB,
     PGD,
+    Attack,
     AttackResult,
     AutoAttack,
     DiffHammer,
     Problem,
     Square,
     apgd_attack,
+    attack_after,
     auto_attack,
     diffattack_attack,
     diffhammer_attack,
     fab_attack,
     pgd_attack,
+    sequence_attack,
     square_attack,
 )
 from purification.data import Dataset
 from purification.defence import Defence
+from purification.errors import NoDerivative
 from purification.journal import Journal
 from purification.knowledge import shared_noise
 from purification.models.placing import Place
 from purification.threat import ThreatModel
 from workflow_scripts.defences import load_purifier, noise_source
+from workflow_scripts.job import logger
 from workflow_scripts.surrogates import surrogate_of
 
 
@@ -84,6 +89,19 @@ def _diffhammer(problem: Problem, settings: Mapping[str, Any], journal: Journal)
     return diffhammer_attack(problem, DiffHammer(**_options(DiffHammer, settings)), journal)
 
 
+def _attack(settings: Mapping[str, Any]) -> Attack:
+    """The attack of an entry as a function of problem and journal."""
+
+    def run(problem: Problem, journal: Journal) -> AttackResult:
+        return ATTACKS[settings["kind"]](problem, settings, journal)
+
+    return run
+
+
+def _sequence(problem: Problem, settings: Mapping[str, Any], journal: Journal) -> AttackResult:
+    return sequence_attack(problem, [_attack(stage) for stage in settings["stages"]], journal)
+
+
 ATTACKS = {
     "pgd": _pgd,
     "apgd": _apgd,
@@ -93,7 +111,54 @@ ATTACKS = {
     "own_draws": _own_draws,
     "diffattack": _diffattack,
     "diffhammer": _diffhammer,
+    "sequence": _sequence,
 }
+
+
+def gradient_of(settings: Mapping[str, Any]) -> str:
+    """Gradient mode of an entry, of a sequence those of its stages; "none" of an attack that takes none."""
+    modes = {stage["gradient"] for stage in settings.get("stages", [settings]) if "gradient" in stage}
+    return ", ".join(sorted(modes)) or "none"
+
+
+def with_bpda(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry with the BPDA gradient wherever it takes one."""
+    changed = dict(settings)
+    if "gradient" in changed:
+        changed["gradient"] = "bpda"
+    if "stages" in changed:
+        changed["stages"] = [with_bpda(stage) for stage in changed["stages"]]
+    return changed
+
+
+def _problem(
+    dataset: Dataset,
+    defence: Defence,
+    images: Tensor,
+    labels: Tensor,
+    ids: list[int],
+    settings: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    memory: float,
+) -> Problem:
+    """What is attacked, and the noise that the attacker has.
+
+    Candidates are compared on the known noise, or else on draws of the role "judge", which nothing else uses.
+    """
+    seed, known = evaluation["seed"], settings["knowledge"] == "both"
+    source, judge = (
+        shared_noise(noise_source(seed, role, dataset), knowledge=settings["knowledge"], pool=settings.get("pool", 1))
+        for role in ("attack", "judge")
+    )
+    return Problem(
+        defence, images, labels, ids,
+        threat=ThreatModel(settings["norm"], settings["epsilon"], settings.get("share")),
+        source=source,
+        start=noise_source(seed, "start", dataset),
+        judge=judge,
+        judges=settings.get("draws", 1) if known else settings.get("judges", 1),
+        memory=memory,
+    )  # fmt: skip
 
 
 def run_attack(
@@ -106,23 +171,22 @@ def run_attack(
     evaluation: Mapping[str, Any],
     memory: float,
     journal: Journal,
-) -> AttackResult:
-    """One entry of `attacks`; what it does not know of the defence's noise it draws on its own.
+    earlier: Tensor | None = None,
+) -> tuple[AttackResult, str]:
+    """One entry of `attacks`, and the gradient mode that it took; what it does not know of the noise it draws itself.
 
-    Candidates are compared on the known noise, or else on draws of the role "judge", which nothing else uses.
+    Where autograd cannot follow the purifier, the whole attack is repeated with the BPDA gradient.
+    earlier  images that another attack proposed: only those that they leave standing are attacked
     """
-    seed, known = evaluation["seed"], settings["knowledge"] == "both"
-    source, judge = (
-        shared_noise(noise_source(seed, role, dataset), knowledge=settings["knowledge"], pool=settings.get("pool", 1))
-        for role in ("attack", "judge")
-    )
-    problem = Problem(
-        defence, images, labels, ids,
-        threat=ThreatModel(settings["norm"], settings["epsilon"], settings.get("share")),
-        source=source,
-        start=noise_source(seed, "start", dataset),
-        judge=judge,
-        judges=settings["draws"] if known else settings.get("judges", 1),
-        memory=memory,
-    )  # fmt: skip
-    return ATTACKS[settings["kind"]](problem, settings, journal)
+    problem = _problem(dataset, defence, images, labels, ids, settings, evaluation, memory)
+
+    def attack(chosen: Mapping[str, Any], kept: Journal) -> AttackResult:
+        run = _attack(chosen)
+        return run(problem, kept) if earlier is None else attack_after(problem, earlier, run, kept)
+
+    try:
+        return attack(settings, journal), gradient_of(settings)
+    except NoDerivative as refusal:
+        logger.warning("attacking with gradient bpda instead: %s", refusal)
+    approximate = with_bpda(settings)
+    return attack(approximate, journal.part("bpda")), gradient_of(approximate)

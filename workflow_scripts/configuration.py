@@ -14,6 +14,7 @@ from workflow_scripts.configuration_detectors import detector_problems
 from workflow_scripts.configuration_entries import entry_problems
 from workflow_scripts.configuration_kinds import kind_problems
 from workflow_scripts.configuration_schema import nearest, schema_problems, shown
+from workflow_scripts.configuration_sequences import attack_references, sequence_problems
 from workflow_scripts.index_list_problems import evaluated_images, index_list_problems
 from workflow_scripts.input_files import dataset_problems, network_problems
 from workflow_scripts.ledger_file import ledger_problems
@@ -73,6 +74,8 @@ def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
             yield f"denoisers.{name}.base", entry["base"], config["denoisers"]
     for variation in config["attack_adequacy"]["variations"]:
         yield "attack_adequacy.variations", variation["attack"], config["attacks"]
+    for key, name in attack_references(config):
+        yield key, name, config["attacks"]
     for section in ("purifiers", "attacks"):
         for name in config["ledger"][section]:
             yield f"ledger.{section}", name, config[section]
@@ -174,6 +177,7 @@ def problems(config: Mapping[str, Any]) -> list[str]:
             detector_problems,
             attack_problems,
             kind_problems,
+            sequence_problems,
             _run_problems,
             claim_problems,
             ledger_problems,

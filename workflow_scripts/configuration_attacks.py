@@ -10,6 +10,7 @@ from workflow_scripts.configuration_schema import shown
 
 CLASSES = {"digits": 10}  # of data sets whose settings do not say
 ALONE = ("pgd", "own_draws", "diffattack", "diffhammer")  # kinds with one candidate per run
+ROUNDING = 1e-9  # of steps x step_size: ten times 0.1 is no less than one
 Entry = Mapping[str, Any]
 
 
@@ -59,6 +60,17 @@ def _knowledge_of(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "knowledge", f"expected {wanted} with {name}, got {entry['knowledge']!r} — change it, or use apgd"
     if entry.get("version") == "standard" and entry["draws"] != 1:
         yield "draws", f"expected 1 with autoattack standard, got {entry['draws']} — the known noise is one draw"
+
+
+def reach_problems(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Steps that together are shorter than the budget; a random start lies as often on the far side as on the near."""
+    reach = entry.get("steps", 1) * entry.get("step_size", math.inf)
+    if reach < 1 - ROUNDING:
+        yield (
+            "step_size",
+            f"expected steps x step_size of at least 1, got {entry['steps']} x {entry['step_size']:g} = {reach:.3g} of "
+            "the budget — raise it, step_size is in units of epsilon",
+        )
 
 
 def _start_problems(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -117,6 +129,7 @@ def attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
     classes = dataset.get("classes") or CLASSES.get(dataset["kind"], math.inf)
     for name, entry in config["attacks"].items():
         found = [*_randomness_problems(entry), *_target_problems(entry, classes), *_knowledge_of(entry)]
+        found += reach_problems(entry)
         if entry["kind"] == "pgd":
             found += _start_problems(entry)
         if name == config["base_attack"] and entry["knowledge"] != "both":

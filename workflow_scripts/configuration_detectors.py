@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from workflow_scripts.configuration_attacks import reach_problems
 from workflow_scripts.configuration_entries import schedule_problems, unet_problems, warmup_problems
 
 
@@ -39,6 +40,7 @@ def _attacks(key: str, entry: Mapping[str, Any]) -> Iterator[str]:
         if attack["restarts"] > 1 and not attack["random_start"]:
             had = f"got none for {attack['restarts']} restarts — they would be equal"
             yield f"{key}.attacks.{name}.random_start: expected a random start, {had}"
+        yield from (f"{key}.attacks.{name}.{part}: {sentence}" for part, sentence in reach_problems(attack))
 
 
 def _data(key: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:

@@ -137,6 +137,14 @@ def _diffhammer(context: Context, entry: str, settings: Mapping[str, Any]) -> Wo
     return seen + _gradients(context, entry, settings, steps * blocks)
 
 
+def _sequence(context: Context, entry: str, settings: Mapping[str, Any]) -> Work:
+    """Every stage as if it were alone: those that follow have fewer images, but break fewer of them."""
+    work = Work()
+    for stage in settings["stages"]:
+        work += ATTACKS[stage["kind"]](context, entry, {**stage, "images": settings["images"]})
+    return work
+
+
 ATTACKS: dict[str, Callable[[Context, str, Mapping[str, Any]], Work]] = {
     "pgd": _pgd,
     "apgd": _pgd,
@@ -146,6 +154,7 @@ ATTACKS: dict[str, Callable[[Context, str, Mapping[str, Any]], Work]] = {
     "own_draws": _pgd,
     "diffattack": _pgd,
     "diffhammer": _diffhammer,
+    "sequence": _sequence,
 }
 
 

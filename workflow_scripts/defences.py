@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +19,65 @@ from purification.models.loading import load_classifier, load_denoiser
 from purification.models.placing import Place
 from purification.noise import NoiseSource
 from purification.purifiers import Purifier, make_purifier
-from purification.tensor_files import read_tensors, write_rows_of_tensor
+from purification.tensor_files import read_metadata, read_tensors, write_rows_of_tensor
 from purification.user_code import own_classifier
 from workflow_scripts.job import replacing
 
 
-def _write_adversarial(ids: Sequence[int], rows: Iterator[np.ndarray], path: Path) -> None:
+@dataclass(frozen=True)
+class Proposals:
+    """What an attack proposed for n images, and how it came to it.
+
+    adversarial  (n, C, H, W)
+    accuracy     (n,) float32, of the images on the attack's own draws; with known noise 0 or 1. No result.
+    stage        (n,) int64, of a sequence the stage that proposed the image, of other attacks 0; -1 where an earlier
+                 attack had broken the image, or where nothing better than the clean image was found
+    gradient     mode of `gradients` that was used, several with commas between them, or "none"
+    """
+
+    adversarial: Tensor
+    accuracy: Tensor
+    stage: Tensor
+    gradient: str
+
+
+NUMBERS = {"ids": np.int64, "accuracy": np.float32, "stage": np.int64}  # tensors with one number per image
+
+
+def _write_adversarial(numbers: Mapping[str, Tensor], rows: Iterator[np.ndarray], gradient: str, path: Path) -> None:
+    arrays = {name: numbers[name].cpu().numpy().astype(kind) for name, kind in NUMBERS.items()}
     with replacing(path) as temporary:
-        write_rows_of_tensor(temporary, {"ids": np.array(ids, dtype=np.int64)}, "adversarial", rows)
+        write_rows_of_tensor(temporary, arrays, "adversarial", rows, {"gradient": gradient})
 
 
-def write_adversarial(adversarial: Tensor, ids: list[int], path: Path) -> None:
-    """Adversarial images and the dataset indices they belong to."""
-    _write_adversarial(ids, iter(adversarial.cpu().numpy()), path)
+def write_adversarial(proposals: Proposals, ids: list[int], path: Path) -> None:
+    """Adversarial images with what the attack says of them, and the dataset indices they belong to."""
+    numbers = {"ids": torch.tensor(ids), "accuracy": proposals.accuracy, "stage": proposals.stage}
+    _write_adversarial(numbers, iter(proposals.adversarial.cpu().numpy()), proposals.gradient, path)
 
 
 def join_adversarial(parts: Sequence[Path], path: Path) -> None:
     """The images of several files in one, image by image: memory holds one."""
-    files = [read_tensors(part, ("adversarial", "ids")) for part in parts]
+    files = [read_tensors(part, ("adversarial", *NUMBERS)) for part in parts]
+    numbers = {name: torch.cat([file[name] for file in files]) for name in NUMBERS}
     rows = (row for file in files for row in file["adversarial"].numpy())
-    _write_adversarial([identity for file in files for identity in file["ids"].tolist()], rows, path)
+    modes = {mode for part in parts for mode in read_metadata(part, "gradient").split(", ")}
+    _write_adversarial(numbers, rows, ", ".join(sorted(modes)), path)
 
 
-def read_adversarial(path: Path, ids: list[int], start: int = 0) -> Tensor:
-    """Adversarial images of exactly `ids`, which must be those of the file from position `start` on.
+def read_adversarial(path: Path, ids: list[int], start: int = 0) -> Proposals:
+    """What an attack proposed for exactly `ids`, which must be those of the file from position `start` on.
 
-    Only these are read from the disk, when they are used.
+    Only these images are read from the disk, when they are used.
     """
-    arrays = read_tensors(path, ("adversarial", "ids"))
-    stored = arrays["ids"].tolist()
-    if stored[start : start + len(ids)] != list(ids):
+    arrays = read_tensors(path, ("adversarial", *NUMBERS))
+    stored, stop = arrays["ids"].tolist(), start + len(ids)
+    if stored[start:stop] != list(ids):
         raise ValueError(
             f"expected adversarial images of {len(ids)} images in {path}, got those of {len(stored)} others — delete it"
         )
-    adversarial: Tensor = arrays["adversarial"]
-    return adversarial[start : start + len(ids)]
+    own = {name: values[start:stop] for name, values in arrays.items()}
+    return Proposals(own["adversarial"], own["accuracy"], own["stage"], read_metadata(path, "gradient"))
 
 
 def count_adversarial(path: Path) -> int:

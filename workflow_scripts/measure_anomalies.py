@@ -41,7 +41,7 @@ def _inputs(
     normal = noise_source(settings["seed"], "random", data)(items.ids).normal("direction")
     for name, entry in settings["attacks"].items():
         part = journal.part(f"{arm}_{name}")
-        made = run_attack(data, found, items.test, items.anomalous, items.ids, entry, settings, memory, part)
+        made, _ = run_attack(data, found, items.test, items.anomalous, items.ids, entry, settings, memory, part)
         logger.info("%s, %s: mean gain on the attack's own draws %.4g (not a result)", arm, name, made.loss.mean())
         control = matched(made.adversarial, items.test, normal, norm=entry["norm"], epsilon=entry["epsilon"])
         yield name, made.adversarial, control

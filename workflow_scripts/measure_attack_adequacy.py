@@ -60,7 +60,7 @@ def measure_attack_adequacy(
     for number, variation in enumerate(options["variations"]):
         name, settings = variation["attack"], varied(attacks[variation["attack"]], variation)
         part, defence = journal.part(str(number)), defences[name]
-        result = run_attack(dataset, defence, images, labels, ids, settings, evaluation, memory, part)
+        result, _ = run_attack(dataset, defence, images, labels, ids, settings, evaluation, memory, part)
         known = settings["knowledge"] == "both"
         judge = noise_source(evaluation["seed"], "fixed" if known else "evaluation", dataset)
         logits = [

@@ -48,7 +48,7 @@ def measure_attack_strength(
         epsilon, steps = settings["epsilon"] * variation["scale"], variation["steps"]
         changed = {"epsilon": epsilon, "steps": steps, "step_size": settings["step_size"] * settings["steps"] / steps}
         settings_now, part = {**settings, **changed}, journal.part(str(number))
-        result = run_attack(dataset, defence, images, labels, ids, settings_now, evaluation, memory, part)
+        result, _ = run_attack(dataset, defence, images, labels, ids, settings_now, evaluation, memory, part)
         correct = (defence.predict(result.adversarial, ids, fixed, 0) == labels).numpy()
         control = matched(result.adversarial, images, normal, norm=settings["norm"], epsilon=epsilon)
         held = (defence.predict(control, ids, fixed, 0) == labels).numpy()

@@ -38,7 +38,7 @@ def measure_distances(
     clean, _, ids = dataset.take(settings["subset"], settings["images"], block)
     uniform = settings["epsilon"] * noise_source(seed, "probe", dataset)(ids).uniform("perturbation")
     starts = {
-        "adversarial": read_adversarial(adversarial, ids, block.start(settings["images"])),
+        "adversarial": read_adversarial(adversarial, ids, block.start(settings["images"])).adversarial,
         "uniform": clean + uniform,
         "clean": clean,
     }

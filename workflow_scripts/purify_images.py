@@ -51,7 +51,7 @@ def inputs_of(
         inputs = {"clean": first, "random": threat.random(control(ids[: len(first)]).normal("perturbation"), first)}
     for name, path in attacks.items():
         if some := ids[: max(count_adversarial(path) - start, 0)]:
-            inputs[name] = read_adversarial(path, some, start)
+            inputs[name] = read_adversarial(path, some, start).adversarial
     for name, batch in list(inputs.items()):
         normal, clean = control(ids[: len(batch)]).normal("perturbation"), images[: len(batch)]
         own = settings["threats"].get(name, {"norm": threat.norm, "epsilon": threat.epsilon})

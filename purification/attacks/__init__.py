@@ -2,6 +2,7 @@
 
 from purification.attacks.apgd import APGD, apgd_attack
 from purification.attacks.autoattack import AutoAttack, auto_attack
+from purification.attacks.choosing import Attack, attack_after, sequence_attack
 from purification.attacks.diffattack import diffattack_attack
 from purification.attacks.diffhammer import DiffHammer, diffhammer_attack
 from purification.attacks.fab import FAB, fab_attack
@@ -13,16 +14,19 @@ __all__ = [
     "APGD",
     "FAB",
     "PGD",
+    "Attack",
     "AttackResult",
     "AutoAttack",
     "DiffHammer",
     "Problem",
     "Square",
     "apgd_attack",
+    "attack_after",
     "auto_attack",
     "diffattack_attack",
     "diffhammer_attack",
     "fab_attack",
     "pgd_attack",
+    "sequence_attack",
     "square_attack",
 ]

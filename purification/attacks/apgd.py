@@ -23,6 +23,7 @@ from purification.attacks.problem import (
     random_start,
     run,
     search_from,
+    single_run,
 )
 from purification.attacks.stepping import checkpoints
 from purification.journal import NO_JOURNAL, Journal
@@ -175,8 +176,8 @@ def _restart(problem: Problem, apgd: APGD, journal: Journal, number: int) -> Seq
     """The best iterate; where draws are random, also the last, since the best one was best on lucky draws."""
     at = _begin(random_start(problem, number), problem)
     run(problem, at, apgd, lambda state, turn: _advance(state, turn, problem, apgd), apgd.steps + 1, journal)
-    best = AttackResult(at.best, at.best_loss, at.best_accuracy, at.iteration)
-    last = AttackResult(at.x, at.last, at.best_accuracy, torch.full_like(at.iteration, apgd.steps))
+    best = single_run(at.best, at.best_loss, at.best_accuracy, at.iteration)
+    last = single_run(at.x, at.last, at.best_accuracy, torch.full_like(at.iteration, apgd.steps))
     return [best, last] if apgd.redraw else [best]
 
 

@@ -100,10 +100,10 @@ class DeviatedDefence(Defence):
 
 
 def diffattack_attack(problem: Problem, pgd: PGD, weight: float, journal: Journal = NO_JOURNAL) -> AttackResult:
-    """Projected gradient ascent on loss and deviation."""
-    if pgd.gradient not in ("replay", "autograd"):
-        raise ValueError(f"expected gradient replay or autograd for DiffAttack, got {pgd.gradient!r} — set replay")
+    """Projected gradient ascent on loss and deviation; on the loss alone where no diffusion state deviates."""
     plain = problem.defence
+    if deviating(plain.purifier) is not None and pgd.gradient not in ("replay", "autograd"):
+        raise ValueError(f"expected gradient replay or autograd for DiffAttack, got {pgd.gradient!r} — set replay")
     deviated = DeviatedDefence(
         plain.purifier, plain.classifier, plain.batch_size, plain.surrogate, plain.gradient_batch_size, weight
     )

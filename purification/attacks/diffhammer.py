@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from purification.attacks.problem import AttackResult, Problem, check_averaging
+from purification.attacks.problem import AttackResult, Problem, check_averaging, single_run
 from purification.attacks.stepping import Stepping, advance, begin_stepping
+from purification.balls import normalised
 from purification.journal import NO_JOURNAL, Journal, restore
 from purification.progress import track
 
@@ -54,7 +55,7 @@ def unit(vectors: Tensor, norm: str) -> Tensor:
     if norm == "linf":
         return vectors.sign()
     if norm == "l2":
-        return F.normalize(vectors, dim=-1, eps=1e-12)
+        return normalised(vectors, 2)
     raise ValueError(f"expected norm linf or l2 for DiffHammer, got {norm!r} — choose another attack")
 
 
@@ -70,7 +71,7 @@ def shared_direction(
     """
     images = torch.arange(losses.shape[1], device=losses.device)
     gains = torch.einsum("and,ind->ain", unit(slopes, norm), slopes)
-    fooled = torch.sigmoid(temperature * (losses + reach * gains)).sum(dim=1)
+    fooled = F.logsigmoid(temperature * (losses + reach * gains)).logsumexp(dim=1)
     chosen = fooled.argmax(dim=0)
     direction = slopes[chosen, images]
     for _ in range(rounds):
@@ -117,7 +118,7 @@ def _iterate(problem: Problem, hammer: DiffHammer, at: _Hunt) -> None:
     losses, slopes, accuracy = _look(problem, hammer, x, first)
     if not (torch.isfinite(losses).all() and torch.isfinite(slopes).all()):
         raise ValueError("expected a finite loss and gradient, got NaN or infinity — mend the defence's derivative")
-    score = torch.sigmoid(hammer.temperature * losses).mean(dim=0)
+    score = F.logsigmoid(hammer.temperature * losses).logsumexp(dim=0)  # of the sum, which in itself would underflow
     better = score > at.best_score
     at.best_accuracy[better], at.iteration[better] = accuracy[better], k
     if k < hammer.steps:
@@ -145,4 +146,4 @@ def diffhammer_attack(problem: Problem, hammer: DiffHammer, journal: Journal = N
         journal.save(lambda: vars(at))
     journal.save(lambda: vars(at), last=True)
     problem.threat.check(at.best, problem.images)
-    return AttackResult(at.best, at.best_score, at.best_accuracy, at.iteration)
+    return single_run(at.best, at.best_score, at.best_accuracy, at.iteration)

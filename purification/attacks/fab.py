@@ -18,6 +18,7 @@ from purification.attacks.problem import (
     check_stopping,
     run,
     search_from,
+    single_run,
 )
 from purification.journal import NO_JOURNAL, Journal
 
@@ -151,7 +152,7 @@ def _towards(problem: Problem, fab: FAB, journal: Journal) -> Sequence[AttackRes
     run(problem, at, fab, advance, 2 * fab.steps, journal, differentiated=lambda number: number % 2 == 0)
     within = (at.distance <= problem.threat.epsilon).view(-1, 1, 1, 1)
     found = torch.where(within, at.best, problem.threat.project(at.best, problem.images))
-    return [AttackResult(found, at.distance, (~within).flatten().float(), at.iteration)]
+    return [single_run(found, at.distance, (~within).flatten().float(), at.iteration)]
 
 
 def fab_attempts(fab: FAB) -> list[Attempt]:

@@ -18,6 +18,7 @@ from purification.attacks.problem import (
     random_start,
     run,
     search_from,
+    single_run,
 )
 from purification.journal import NO_JOURNAL, Journal
 
@@ -107,7 +108,7 @@ def _restart(problem: Problem, pgd: PGD, journal: Journal, number: int) -> Attac
     at = _begin(x)
     run(problem, at, pgd, lambda state, step: _ascend(state, step, problem, pgd), pgd.steps + 1, journal)
     problem.threat.check(at.best, images)
-    return AttackResult(at.best, at.best_loss, at.best_accuracy, at.iteration)
+    return single_run(at.best, at.best_loss, at.best_accuracy, at.iteration)
 
 
 def pgd_attack(problem: Problem, pgd: PGD, journal: Journal = NO_JOURNAL) -> AttackResult:

@@ -133,16 +133,25 @@ class Problem:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """adversarial (n, C, H, W); loss (n,) and accuracy (n,) of the chosen iterate, averaged over the attack's draws, or
-    over the judging draws where candidates were compared; iteration (n,) of the chosen iterate (0 is the start).
+    """What an attack proposes; what chose an image says nothing about it, so robustness is judged elsewhere.
 
-    What chose an image says nothing about it: robustness is judged elsewhere, on other draws.
+    adversarial     images (n, C, H, W)
+    loss, accuracy  (n,) of the chosen iterate, averaged over the attack's draws, or over the judging draws where
+                    candidates were compared
+    iteration       (n,) of the chosen iterate; 0 is the start
+    attempt         (n,) of several attempts the number of the one that proposed the image, -1 where none did
     """
 
     adversarial: Tensor
     loss: Tensor
     accuracy: Tensor
     iteration: Tensor
+    attempt: Tensor
+
+
+def single_run(adversarial: Tensor, loss: Tensor, accuracy: Tensor, iteration: Tensor) -> AttackResult:
+    """The result of one attempt."""
+    return AttackResult(adversarial, loss, accuracy, iteration, attempt=torch.zeros_like(iteration))
 
 
 @dataclass(frozen=True)

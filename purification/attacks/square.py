@@ -18,6 +18,7 @@ from purification.attacks.problem import (
     check_stopping,
     run,
     search_from,
+    single_run,
 )
 from purification.journal import NO_JOURNAL, Journal
 
@@ -243,7 +244,7 @@ def _restart(problem: Problem, settings: Square, journal: Journal, restart: int)
         run(problem, at, settings, two, 2 * settings.queries, journal, differentiated=lambda number: False, shared=2)
     else:
         run(problem, at, settings, one, settings.queries + 1, journal, differentiated=lambda number: False)
-    return [AttackResult(at.best, at.best_loss, at.best_accuracy, at.iteration)]
+    return [single_run(at.best, at.best_loss, at.best_accuracy, at.iteration)]
 
 
 def square_attempts(settings: Square) -> list[Attempt]:

@@ -24,7 +24,9 @@ EVALUATION = {"seed": 0, "device": "cpu", "batch_size": 4, "gradient_batch_size"
 
 def shortened(entry: dict[str, Any]) -> dict[str, Any]:
     threat = entry.get("threat", CONFIG["threat"])
-    short = {key: min(value, entry[key]) for key, value in SHORT.items() if key in entry}
+    short: dict[str, Any] = {key: min(value, entry[key]) for key, value in SHORT.items() if key in entry}
+    if "stages" in entry:
+        short["stages"] = [shortened(CONFIG["attacks"][stage]) for stage in entry["stages"]]
     return {**{key: value for key, value in entry.items() if key != "threat"}, **short, **threat}
 
 
@@ -43,6 +45,6 @@ def test_every_attack_of_the_default_configuration_runs(tmp_path: Path, name: st
     surrogate = purifier if settings.get("gradient") == "surrogate" else None
     defence = Defence(purifier, classify, 4, surrogate=surrogate)
     attack_images(dataset, defence, settings, EVALUATION, 1e9, output=tmp_path / "a.safetensors")
-    out = read_adversarial(tmp_path / "a.safetensors", list(range(5)))
+    out = read_adversarial(tmp_path / "a.safetensors", list(range(5))).adversarial
     ThreatModel(settings["norm"], settings["epsilon"]).check(out, images[:5])
     assert not torch.equal(out, images[:5])

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from adversarial_files import write_images
 from torch import Tensor
 
 from purification import defence as defences
@@ -30,7 +31,6 @@ from workflow_scripts.compute_jacobian import compute_jacobian as jacobians
 from workflow_scripts.cost_plan import Job, makespan, plan
 from workflow_scripts.cost_probe import NETWORKS, PROBES, TRAININGS, Laboratory, measure
 from workflow_scripts.cost_units import ATTACKS, WORK, Context, Unit, Work, entry_of
-from workflow_scripts.defences import write_adversarial
 from workflow_scripts.estimate_cost import Forecast, duration
 from workflow_scripts.measure_compression import measure_compression
 from workflow_scripts.measure_randomness import measure_randomness
@@ -183,7 +183,7 @@ def test_an_attack_that_stops_early_costs_less_but_every_step_something() -> Non
 def test_batches_of_a_judgement(dataset: Dataset, purifier: Purifier, calls: Counter[str], tmp_path: Path) -> None:
     images, _, ids = dataset.take("test", 6)
     for name, n, step in (("fixed", 5, 0.1), ("transfer", 6, -0.1)):
-        write_adversarial((images[:n] + torch.where(images[:n] < 0.5, 0.1, step)).clamp(0, 1), ids[:n], tmp_path / name)
+        write_images((images[:n] + torch.where(images[:n] < 0.5, 0.1, step)).clamp(0, 1), ids[:n], tmp_path / name)
     known = {"known_images": 3, "known_draws": 2, "pool": 2, "pools": {"fixed": 3}, "threats": {}}
     settings = {**EVALUATION, "images": 6, "draws": 3, "samples": 2, **known}
     attacks = {name: tmp_path / name for name in ("fixed", "transfer")}

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from adversarial_files import write_images
 from safetensors.torch import load_file, save_file
 
 from purification.data import Dataset
@@ -27,7 +28,7 @@ from purification.purifiers import FunctionPurifier
 from purification.reporting.rows import Rows
 from workflow_scripts.attack_images import attack_images
 from workflow_scripts.datasets import read_dataset, write_dataset
-from workflow_scripts.defences import count_adversarial, write_adversarial
+from workflow_scripts.defences import count_adversarial
 from workflow_scripts.faults import sentence
 from workflow_scripts.job import job
 from workflow_scripts.results_folder import estimated_bytes, place_problems
@@ -152,12 +153,13 @@ import resource, types
 from pathlib import Path
 import pandas as pd, torch
 from purification.models.loading import save_model
-from workflow_scripts.defences import write_adversarial
+from workflow_scripts.defences import Proposals, write_adversarial
 from workflow_scripts.job import job, write_rows, write_text
+one = Proposals(torch.rand(1000, 1, 16, 16), torch.zeros(1), torch.zeros(1), "replay")
 writers = {
     "text": lambda: write_text("x" * 10**6, "old.txt"),
     "rows": lambda: write_rows(pd.DataFrame({"x": torch.rand(10**6).numpy()}), "old.parquet"),
-    "tensors": lambda: write_adversarial(torch.rand(1000, 1, 16, 16), [1], Path("old.safetensors")),
+    "tensors": lambda: write_adversarial(one, [1], Path("old.safetensors")),
 }
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 for name, write in writers.items():
@@ -325,7 +327,7 @@ def test_an_edited_index_list_says_what_to_do(tmp_path: Path, dataset: Dataset) 
 @pytest.mark.parametrize("spoil", [shorten, rename])
 def test_damaged_adversarial_images_are_named(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     path = tmp_path / "adversarial.safetensors"
-    write_adversarial(torch.zeros(3, 1, 8, 8), [5, 6, 7], path)
+    write_images(torch.zeros(3, 1, 8, 8), [5, 6, 7], path)
     spoil(path)
     with pytest.raises(ValueError, match=re.escape(str(path))) as error:
         count_adversarial(path)

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from adversarial_files import write_images
 
 from purification.data import Dataset, load_dataset
 from purification.defence import Defence
@@ -22,7 +23,6 @@ from purification.purifiers import Purifier, make_purifier
 from purification.schedule import Schedule
 from workflow_scripts.audit_gradients import audit_gradients
 from workflow_scripts.compute_jacobian import compute_jacobian
-from workflow_scripts.defences import write_adversarial
 from workflow_scripts.job import job, replacing, replacing_in
 from workflow_scripts.journal import FileJournal, collect_rows, digest, resuming
 from workflow_scripts.locking import Run
@@ -274,7 +274,7 @@ def distances(
 ) -> None:
     images, _, ids = dataset.take("test", settings["images"])
     adversarial = output.with_name("adversarial.safetensors")
-    write_adversarial((images + 0.1).clamp(0, 1), ids, adversarial)
+    write_images((images + 0.1).clamp(0, 1), ids, adversarial)
     measure_distances(dataset, twins, adversarial, settings, output=output, journal=journal)
 
 

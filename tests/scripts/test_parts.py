@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from adversarial_files import write_images
 from hypothesis import given
 from hypothesis import strategies as st
 from snakemake.iocontainers import Namedlist, Wildcards
@@ -27,7 +28,6 @@ from purification.models.classifiers import ResidualNetwork
 from purification.models.loading import save_model
 from purification.models.unet import UNet
 from workflow_scripts.datasets import write_dataset
-from workflow_scripts.defences import write_adversarial
 from workflow_scripts.parts import block_of
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +50,8 @@ def attack(name: str) -> dict[str, Any]:
     """An attack of the default configuration, shortened."""
     entry = {**CONFIG["attacks"][name]}
     threat = entry.pop("threat", CONFIG["threat"])
+    if "stages" in entry:
+        entry["stages"] = [attack(stage) for stage in entry["stages"]]
     return {**entry, **{key: min(value, entry[key]) for key, value in SHORT.items() if key in entry}, **threat}
 
 
@@ -80,8 +82,8 @@ class Lab:
         )
         self.denoiser = self.save("denoisers/unet", UNET, denoiser)
         images, _, self.ids = dataset.take("test", 9)
-        write_adversarial((images + 0.1).clamp(0, 1), self.ids, folder / "fixed.safetensors")
-        write_adversarial((images[:6] - 0.05).clamp(0, 1), self.ids[:6], folder / "few.safetensors")
+        write_images((images + 0.1).clamp(0, 1), self.ids, folder / "fixed.safetensors")
+        write_images((images[:6] - 0.05).clamp(0, 1), self.ids[:6], folder / "few.safetensors")
 
     def save(self, name: str, config: dict[str, Any], network: torch.nn.Module) -> list[str]:
         folder = self.folder / name
@@ -104,6 +106,7 @@ class Lab:
             "denoiser": self.denoiser,
         }
         inputs |= {"null": self.denoiser, "denoisers": self.denoiser, "user_code": [], "parts": list(parts)}
+        inputs["after"] = [str(self.folder / "fixed.safetensors")] if "after" in params.get("settings", {}) else []
         both = [str(self.folder / f"{name}.safetensors") for name in ("fixed", "few")]
         inputs["adversarial"] = both[0] if stage == "measure_distances" else both
         made = {name: self.folder / place / f"{name}.out" for name in outputs}
@@ -212,7 +215,8 @@ peak = lambda: int(status.read_text().split("VmHWM:")[1].split()[0]) // 1024
 before = peak()
 data, block = read_dataset(folder / "images.safetensors", folder / "subsets.json"), Block(number, count)
 images, _, ids = data.take("test", None, block)
-adversarial = read_adversarial(folder / "adversarial.safetensors", ids, block.start(len(data.subsets["test"])))
+start = block.start(len(data.subsets["test"]))
+adversarial = read_adversarial(folder / "adversarial.safetensors", ids, start).adversarial
 assert float((adversarial + images).sum()) == 0.0
 print(peak() - before)
 """
@@ -220,7 +224,8 @@ print(peak() - before)
 
 def sparse(path: Path, tensors: dict[str, tuple[str, list[int], bytes]]) -> None:
     """A safetensors file whose last tensor is zeros that take no space on the disk."""
-    header, end = {}, 0
+    header: dict[str, Any] = {"__metadata__": {"gradient": "replay"}}
+    end = 0
     for name, (kind, shape, content) in tensors.items():
         size = len(content) or int(np.prod(shape)) * {"U8": 1, "F32": 4}[kind]
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [end, end + size]}
@@ -238,7 +243,9 @@ def test_a_part_reads_its_own_images_only(tmp_path: Path) -> None:
     classes = ("I64", [1], np.array([count]).tobytes())
     rows = {"labels": labels, "ids": ids, "classes": classes, "images": ("U8", [count, *shape], b"")}
     sparse(tmp_path / "images.safetensors", rows)
-    sparse(tmp_path / "adversarial.safetensors", {"ids": ids, "adversarial": ("F32", [count, *shape], b"")})
+    accuracy, stage = ("F32", [count], np.zeros(count, dtype=np.float32).tobytes()), ids
+    numbers = {"ids": ids, "accuracy": accuracy, "stage": stage}
+    sparse(tmp_path / "adversarial.safetensors", {**numbers, "adversarial": ("F32", [count, *shape], b"")})
     listed = {"sha256": index_hash(index.tolist()), "index": index.tolist()}
     (tmp_path / "subsets.json").write_text(json.dumps({"test": listed}))
     peaks = {}

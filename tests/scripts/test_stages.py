@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from adversarial_files import write_images
 
 from purification.data import Dataset
 from purification.defence import Defence
@@ -20,7 +21,7 @@ from purification.noise import FORWARD, REVERSE, Noise, NoiseSource
 from purification.purifiers import FunctionPurifier
 from workflow_scripts.attack_images import attack_images
 from workflow_scripts.datasets import read_dataset
-from workflow_scripts.defences import count_adversarial, read_adversarial, write_adversarial
+from workflow_scripts.defences import count_adversarial, read_adversarial
 from workflow_scripts.job import job, replacing, write_text
 from workflow_scripts.model_cards import data_hash
 from workflow_scripts.prepare_dataset import prepare_dataset
@@ -198,7 +199,7 @@ def test_the_control_beside_a_row_is_noise_of_the_size_of_its_perturbation(datas
 
     defence, path = Defence(FunctionPurifier(measuring), tell, 4), tmp_path / "a"
     sizes = torch.tensor([0.0, 0.02, 0.04, 0.06, 0.08, 0.1]).view(-1, 1, 1, 1)
-    write_adversarial(images + sizes * torch.where(images > 0.5, -1.0, 1.0), ids, path)
+    write_images(images + sizes * torch.where(images > 0.5, -1.0, 1.0), ids, path)
     settings = {**EVALUATION, **JUDGED, "images": 6, "draws": 2, "samples": 1}
     rows = tmp_path / "rows.parquet"
     purify_images(dataset, defence, {"fixed": path}, settings, rows=rows, samples=tmp_path / "s")
@@ -218,7 +219,7 @@ def test_every_distinct_image_is_purified_once_per_draw(dataset: Dataset, tmp_pa
         return x
 
     images, _, ids = dataset.take("test", 4)
-    write_adversarial(images, ids, tmp_path / "a")
+    write_images(images, ids, tmp_path / "a")
     settings = {**EVALUATION, **JUDGED, "images": 4, "draws": 3, "samples": 1}
     defence = Defence(FunctionPurifier(counted), linear_classifier, 4)
     rows = tmp_path / "rows.parquet"
@@ -230,9 +231,9 @@ def test_every_distinct_image_is_purified_once_per_draw(dataset: Dataset, tmp_pa
 
 def test_adversarial_images_of_other_images_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "adversarial.safetensors"
-    write_adversarial(torch.zeros(3, 1, 4, 4), [5, 6, 7], path)
+    write_images(torch.zeros(3, 1, 4, 4), [5, 6, 7], path)
     assert count_adversarial(path) == 3
-    assert len(read_adversarial(path, [5, 6])) == 2
+    assert len(read_adversarial(path, [5, 6]).adversarial) == 2
     with pytest.raises(ValueError, match="adversarial images of 2 images"):
         read_adversarial(path, [6, 5])
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import safetensors.torch
 from torch import Tensor
 
 from purification.attacks import (
@@ -23,7 +24,7 @@ from purification.attacks import (
     square_attack,
 )  # fmt: skip
 from purification.defence import Defence
-from purification.journal import NO_JOURNAL, Journal
+from purification.journal import NO_JOURNAL, Journal, State
 from purification.noise import NoiseSource
 from purification.purifiers import FunctionPurifier, Purifier
 from purification.threat import ThreatModel
@@ -132,3 +133,30 @@ class Setting:
 
     def behind(self, purifier: Purifier) -> Setting:
         return replace(self, defence=replace(self.defence, purifier=purifier))
+
+
+class Interrupted(Exception):
+    """Raised in place of a kill."""
+
+
+@dataclass
+class Store:
+    """Journals of all parts as bytes; the run is interrupted after some writes."""
+
+    stop: int
+    content: dict[str, bytes] = field(default_factory=dict)
+    saves: list[int] = field(default_factory=lambda: [0])
+    name: str = ""
+
+    def load(self) -> State:
+        return safetensors.torch.load(self.content[self.name]) if self.name in self.content else {}
+
+    def save(self, state: Any, *, last: bool = False) -> None:
+        copies = {name: value.detach().clone().contiguous() for name, value in state().items()}
+        self.content[self.name] = safetensors.torch.save(copies)
+        self.saves[0] += 1
+        if self.saves[0] == self.stop:
+            raise Interrupted
+
+    def part(self, name: str) -> Store:
+        return Store(self.stop, self.content, self.saves, f"{self.name}/{name}")

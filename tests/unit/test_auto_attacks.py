@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
-from attack_cases import AUTO_PGD, AUTOMATIC, CHOSEN, FAB_T, FIXED, IDENTITY, RAND, SHAPE, SQUARE, Numbers, Setting
+from attack_cases import (
+    AUTO_PGD,
+    AUTOMATIC,
+    CHOSEN,
+    FAB_T,
+    FIXED,
+    IDENTITY,
+    RAND,
+    SHAPE,
+    SQUARE,
+    Interrupted,
+    Numbers,
+    Setting,
+    Store,
+)
 from torch import Tensor
 
 from purification.attacks.apgd import APGD
@@ -17,7 +30,6 @@ from purification.attacks.problem import random_start
 from purification.attacks.square import area
 from purification.attacks.stepping import checkpoints
 from purification.defence import Defence, margin
-from purification.journal import State
 from purification.noise import NoiseSource
 from purification.purifiers import FunctionPurifier
 from purification.threat import ThreatModel
@@ -261,33 +273,6 @@ def test_chance_does_not_look_like_success(random_tensor: Numbers) -> None:
 
 
 # --- resuming
-
-
-class Interrupted(Exception):
-    """Raised in place of a kill."""
-
-
-@dataclass
-class Store:
-    """Journals of all parts as bytes; the run is interrupted after some writes."""
-
-    stop: int
-    content: dict[str, bytes] = field(default_factory=dict)
-    saves: list[int] = field(default_factory=lambda: [0])
-    name: str = ""
-
-    def load(self) -> State:
-        return safetensors.torch.load(self.content[self.name]) if self.name in self.content else {}
-
-    def save(self, state: Any, *, last: bool = False) -> None:
-        copies = {name: value.detach().clone().contiguous() for name, value in state().items()}
-        self.content[self.name] = safetensors.torch.save(copies)
-        self.saves[0] += 1
-        if self.saves[0] == self.stop:
-            raise Interrupted
-
-    def part(self, name: str) -> Store:
-        return Store(self.stop, self.content, self.saves, f"{self.name}/{name}")
 
 
 @pytest.mark.parametrize("name", [*AUTOMATIC, *CHOSEN])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from purification.errors import NoDerivative
 from purification.gradients import MODES, Gradient, gradient, steps_within
 from purification.models.denoisers import Denoiser, Epsilon
 from purification.noise import Noise
@@ -380,11 +381,41 @@ def test_a_purifier_without_a_derivative_is_refused_and_bpda_goes_through_it(
     images: Tensor, fixed_noise: NoiseOf, mode: str
 ) -> None:
     opaque, noise = FunctionPurifier(lambda x, noise: x.detach().round()), fixed_noise(3, *SHAPE, dtype=torch.float64)
-    with pytest.raises(ValueError, match="without a derivative — attack it with gradient: bpda"):
+    with pytest.raises(NoDerivative, match="without a derivative — attack it with gradient: bpda"):
         differentiate(opaque, images, noise, mode)
-    with pytest.raises(ValueError, match="without a derivative — attack it with gradient: bpda"):
+    with pytest.raises(NoDerivative, match="without a derivative — attack it with gradient: bpda"):
         approximate(opaque, opaque, images, noise)
     assert float(differentiate(opaque, images, noise, "bpda").gradient.abs().amax()) > 0
+
+
+class ForwardOnly(torch.autograd.Function):
+    """An operation that nobody wrote a derivative for."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+
+WEIGHT = torch.ones(1, dtype=torch.float64, requires_grad=True)
+WITHOUT: dict[str, Callable[[Tensor, Noise], Tensor]] = {
+    "detached": lambda x, noise: x.detach().round(),
+    "detached before weights that ask for gradients": lambda x, noise: WEIGHT * x.detach(),
+    "an operation without a derivative": lambda x, noise: ForwardOnly.apply(x),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_every_way_to_have_no_derivative_is_the_same_error(images: Tensor, fixed_noise: NoiseOf, name: str) -> None:
+    noise = fixed_noise(3, *SHAPE, dtype=torch.float64)
+    with pytest.raises(NoDerivative, match="without a derivative"):
+        differentiate(FunctionPurifier(WITHOUT[name]), images, noise, "replay")
+
+
+def test_a_derivative_that_is_zero_is_one(images: Tensor, fixed_noise: NoiseOf) -> None:
+    """Rounding has a path with the derivative zero: a mask, which the audit finds, and no missing derivative."""
+    noise = fixed_noise(3, *SHAPE, dtype=torch.float64)
+    rounded = FunctionPurifier(lambda x, noise: (8 * x).round() / 8)
+    assert not differentiate(rounded, images, noise, "replay").gradient.any()
 
 
 # --- memory

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from purification.defence import Defence
+from purification.errors import NoDerivative
 from purification.noise import NoiseSource
 from purification.purifiers import make_purifier
 from purification.sources import defined_names, siblings, source_files
@@ -166,8 +167,31 @@ def test_a_gradient_is_asked_for_only_where_one_is_taken(tmp_path: Path) -> None
     images = torch.rand(2, *SHAPE, requires_grad=True)
     with torch.no_grad():
         assert call(path, images).shape == images.shape
-    with pytest.raises(ValueError, match=r"mine.py, make_purifier: expected a result that depends differentiably"):
+    with pytest.raises(NoDerivative, match=r"mine.py, make_purifier: expected a result that depends differentiably"):
         call(path, images)
+
+
+def test_numpy_inside_a_purifier_is_a_missing_derivative_and_in_evaluation_no_fault(tmp_path: Path) -> None:
+    """As libraries of image formats use it; other errors stay what they are."""
+    path = write(tmp_path, mine=f"import torch\n{FACTORY}torch.tensor(images.numpy().round())\n")
+    images = torch.rand(2, *SHAPE, requires_grad=True)
+    with torch.no_grad():
+        assert torch.equal(call(path, images.detach()), images.round())
+    with pytest.raises(NoDerivative, match=r"mine.py, make_purifier: .* Can't call numpy\(\)"):
+        call(path, images)
+    other = write(tmp_path, other=f"{FACTORY}images.nonsense\n")
+    with pytest.raises(ValueError, match="AttributeError") as error:
+        call(other, images)
+    assert not isinstance(error.value, NoDerivative)
+
+
+def test_a_classifier_without_a_derivative_is_no_purifier_without_one(tmp_path: Path) -> None:
+    """No approximate gradient of the purifier mends it."""
+    path = write(tmp_path, mine=CLASSIFIER.replace("images.flatten(1)", "images.detach().flatten(1)"))
+    classifier = own_classifier(entry(path, "make_classifier"), SHAPE, 3, CPU)
+    with pytest.raises(ValueError, match="depends differentiably on the images") as error:
+        classifier(torch.rand(2, *SHAPE, requires_grad=True))
+    assert not isinstance(error.value, NoDerivative)
 
 
 CLASSIFIER = """
