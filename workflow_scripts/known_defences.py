@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from purification.measure.whole_audit import Twins
 
 from purification import statistics
 from purification.data import Dataset
 from purification.known_truth.catalogue import KnownDefence
 from purification.known_truth.evaluators import RANDOM, Reported, Sizes, estimate_correct
-from purification.measure.whole_audit import Twins
 from purification.purifiers import FunctionPurifier
 from purification.reporting.rows import Rows
 from workflow_scripts.attack_images import attack_images
@@ -69,16 +70,22 @@ def _shared(known: KnownDefence, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _judged(
-    known: KnownDefence, dataset: Dataset, attacks: Mapping[str, Any], shared: Mapping[str, Any], draws: int, folder: Path
+def _judge(
+    known: KnownDefence,
+    dataset: Dataset,
+    config: Mapping[str, Any],
+    shared: Mapping[str, Any],
+    draws: int,
+    folder: Path,
 ) -> pd.DataFrame:
     """Rows of `purified` under every attack."""
+    attacks = attacks_on(known, config)
     files = {}
     for name, entry in attacks.items():
         files[name] = folder / f"{name}.safetensors"
-        undefended = replace(known.defence, purifier=BARE)
-        defence = undefended if name == "transfer" else known.defence
-        attack_images(dataset, defence, entry, shared, MEMORY, output=files[name])
+        defence = replace(known.defence, purifier=BARE) if name == config["transfer_attack"] else known.defence
+        after = files[entry["after"]] if "after" in entry else None
+        attack_images(dataset, defence, entry, shared, MEMORY, output=files[name], after=after)
     nothing = {"samples": 1, "known_images": 0, "known_draws": 1, "pool": 1, "pools": {}, "threats": {}}
     settings = {**shared, **nothing, "images": len(known.examples.ids), "draws": draws}
     rows = folder / "purified.parquet"
@@ -86,8 +93,8 @@ def _judged(
     return pd.read_parquet(rows)
 
 
-def _audited(
-    known: KnownDefence, dataset: Dataset, attacks: Mapping[str, Any], shared: Mapping[str, Any], config: Mapping[str, Any], folder: Path
+def _audit(
+    known: KnownDefence, dataset: Dataset, config: Mapping[str, Any], shared: Mapping[str, Any], folder: Path
 ) -> pd.DataFrame:
     """Rows of `audit`: the base attack is what a verdict rests on."""
     images = min(config["audit"]["images"], len(known.examples.ids))
@@ -97,7 +104,8 @@ def _audited(
     base = config["base_attack"]
     output = folder / "audit.parquet"
     settings = {**shared, **config["audit"], "images": images}
-    audit_gradients(dataset, twins, {base: twins}, {base: attacks[base]}, settings, MEMORY, output=output)
+    attacks = {base: _entry(config, base, known)}
+    audit_gradients(dataset, twins, {base: twins}, attacks, settings, MEMORY, output=output)
     return pd.read_parquet(output)
 
 
@@ -108,33 +116,38 @@ def evaluate_known(known: KnownDefence, config: Mapping[str, Any], sizes: Sizes,
     """
     on = known.examples
     dataset = Dataset(on.images, on.labels, {SUBSET: list(on.ids)})
-    attacks, shared = attacks_on(known, config), _shared(known, config)
-    purified = _judged(known, dataset, attacks, shared, sizes.fresh if known.group in RANDOM else 1, folder)
-    audit = _audited(known, dataset, attacks, shared, config, folder)
-    rows = Rows(
-        {"purified": purified.assign(purifier=known.name), "audit": audit.assign(purifier=known.name)},
-        {**config, "threat": {"norm": on.threat.norm, "epsilon": on.threat.epsilon}, **_run(known, attacks, config)},
-    )
-    truth = float(known.truth.frozen.mean())
-    reported = [Reported("ours", "fixed", truth, rows.worst_known(known.name))]
+    shared = _shared(known, config)
+    draws = sizes.fresh if known.group in RANDOM else 1
+    frames = {
+        "purified": _judge(known, dataset, config, shared, draws, folder).assign(purifier=known.name),
+        "audit": _audit(known, dataset, config, shared, folder).assign(purifier=known.name),
+    }
+    rows = Rows(frames, {**config, **_what_was_run(known, config)})
+    reported = [Reported("ours", "fixed", float(known.truth.frozen.mean()), rows.worst_known(known.name))]
     if known.group in RANDOM:
         reported += _on_fresh_draws(known, rows.purified(known.name, FRESH), sizes)
     verdict = rows.verdicts[known.name]
     return Evaluated(reported, "; ".join(verdict.why), "; ".join(verdict.notes))
 
 
-def _run(known: KnownDefence, attacks: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that says what was run."""
-    base, transfer = config["base_attack"], config["transfer_attack"]
-    others = {name: [known.name] for name in attacks if name not in (base, transfer)}
-    run = {"headline": known.name, "sweep": [known.name], "controls": [], "attacks": others, "attack_adequacy": []}
-    return {"run": run, "purifiers": {known.name: {"kind": "python"}}, "attacks": attacks}
+def _what_was_run(known: KnownDefence, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a configuration in which this defence is the only purifier."""
+    attacks = attacks_on(known, config)
+    others = [name for name in attacks if name not in (config["base_attack"], config["transfer_attack"])]
+    run = {"headline": known.name, "sweep": [known.name], "controls": [], "attack_adequacy": []}
+    threat = {"norm": known.examples.threat.norm, "epsilon": known.examples.threat.epsilon}
+    return {
+        "threat": threat,
+        "attacks": attacks,
+        "purifiers": {known.name: {"kind": "python"}},
+        "run": {**run, "attacks": {name: [known.name] for name in others}},
+    }
 
 
 def _on_fresh_draws(known: KnownDefence, frame: pd.DataFrame, sizes: Sizes) -> list[Reported]:
-    seen = pd.DataFrame(frame.varied.tolist()).to_numpy()
-    found = estimate_correct(known, seen, sizes)
+    """Every estimand of what the attack that does not know the noise leaves on draws that chose nothing."""
+    seen = np.stack(frame.varied.tolist())
     return [
         Reported("ours", estimand, float(each.truth.mean()), statistics.rate(each.estimates))
-        for estimand, each in found.items()
+        for estimand, each in estimate_correct(known, seen, sizes).items()
     ]

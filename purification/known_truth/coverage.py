@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from purification import statistics
+from purification.attacks import PGD, pgd_attack
 from purification.known_truth.catalogue import KnownDefence
-from purification.known_truth.evaluators import PerImage, Sizes, estimate_correct, predict
+from purification.known_truth.evaluators import PerImage, Sizes, estimate_correct, pose, predict
 
 
-def sample_intervals(
-    known: KnownDefence, on_known_noise: Tensor, on_fresh_draws: Tensor, sizes: Sizes, images: int
-) -> pd.DataFrame:
+def attack_all(known: KnownDefence, attack: Mapping[str, Any], knowledge: str) -> Tensor:
+    """Adversarial images (n, C, H, W) of PGD with one draw per step, the known one or a new one.
+
+    attack  settings of `PGD` but for its draws
+    """
+    pgd = PGD(**attack, draws=1, redraw=knowledge == "none")
+    return pgd_attack(pose(known, knowledge, 1), pgd).adversarial
+
+
+def sample_intervals(known: KnownDefence, attack: Mapping[str, Any], sizes: Sizes, images: int) -> pd.DataFrame:
     """Intervals of every estimand on each block of `images` images; one row per estimand and block.
 
-    on_known_noise, on_fresh_draws  adversarial images (n, C, H, W) of all images of the defence
     The truth is that of the population: the mean over all n images, which must be many more than `images`.
     """
+    on_known_noise = attack_all(known, attack, "both")
+    on_fresh_draws = attack_all(known, attack, "none")
     labels = known.examples.labels.numpy()
     right = predict(known, on_known_noise, "fixed", 1)[:, 0] == labels
     records = []
