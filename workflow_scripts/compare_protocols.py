@@ -1,4 +1,4 @@
-"""Print what evaluation protocols report of defences whose robust accuracy is known, and write it as tables and a figure."""
+"""Print what evaluation protocols report of defences whose robust accuracy is known; write tables and a figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluate a defence of known truth with the stages of the workflow: attack, judge, audit, and the verdict on it all."""
+"""Evaluate a defence of known truth with the stages of the workflow: attack, judge, audit, verdict."""
 
 from __future__ import annotations
 

@@ -23,18 +23,19 @@ def known_truth(rows: pd.DataFrame) -> Figure:
     """
     shown = main_rows(rows)
     shown = shown.assign(error=100.0 * (shown.reported - shown.truth))
-    names = ordered(shown.protocol)
-    means = bias(rows)
-    groups = [group for group in GROUPS if group in set(shown.group)]
-    figure, axes = style.panels(1, len(groups), height=0.9 + 0.3 * len(names), sharey=True)
     with style.context():
-        for axis, group, letter in zip(axes.flat, groups, "abcd", strict=False):
-            _group(axis, shown[shown.group == group], means[means.group == GROUPS[group]], names)
-            style.title(axis, letter, GROUPS[group])
+        return _draw(shown, bias(rows))
+
+
+def _draw(shown: pd.DataFrame, means: pd.DataFrame) -> Figure:
+    names = ordered(shown.protocol)
+    groups = [group for group in GROUPS if group in set(shown.group)]
+    figure, axes = style.panels(1, len(groups), height=1.1 + 0.26 * len(names), sharey=True, sharex=True)
+    for axis, group, letter in zip(axes.flat, groups, "abcd", strict=False):
+        _group(axis, shown[shown.group == group], means[means.group == GROUPS[group]], names)
+        style.title(axis, letter, GROUPS[group].replace(", ", ",\n     "))
     style.key(figure, _handles(), 3)
-    style.note(
-        figure, "bars: mean over defences with its 95 % interval; marked: the audit says not to trust the number"
-    )
+    style.note(figure, "reported minus true accuracy in points; bars: mean over defences with its 95 % interval")
     return figure
 
 
@@ -49,7 +50,7 @@ def _group(axis: Axes, own: pd.DataFrame, means: pd.DataFrame, names: list[str])
         y = names.index(row.protocol)
         axis.hlines(y, row.bias_low, row.bias_high, color=style.INK, linewidth=1.4, zorder=4)
         axis.plot(row.bias, y, marker="|", markersize=9, markeredgewidth=1.6, color=style.INK, zorder=5)
-    axis.set(xlim=(-LIMIT, LIMIT), xlabel="reported − true, points", ylabel="", ylim=(len(names) - 0.5, -0.5))
+    axis.set(xlim=(-LIMIT, LIMIT), xlabel="points", ylabel="", ylim=(len(names) - 0.5, -0.5))
     axis.set_yticks(range(len(names)), names)
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
