@@ -7,6 +7,8 @@ rule fit_compression_robustness:
     input:
         purified=rows_of("purified"),
         compression=rows_of("compression"),
+        attack_strength=rows_of("attack_strength"),
+        attack_adequacy=rows_of("attack_adequacy"),
     output:
         **FITTED,
     log:

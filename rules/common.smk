@@ -104,6 +104,7 @@ JUDGE = {"classifier": CHOSEN if CHOSEN["kind"] == "python" else {"kind": CHOSEN
 def purifier_settings(name):
     """Entry of a purifier with the schedule and the architecture of its denoiser."""
     entry = dict(config["purifiers"][name])
+    entry.pop("derivative", None)  # what it declares changes what tables say, and nothing that runs
     if "denoiser" in entry:
         entry["schedule"] = config["denoisers"][entry["denoiser"]]["schedule"]
         entry["architecture"] = architecture_of(entry["denoiser"], config["denoisers"])
@@ -179,9 +180,11 @@ def earlier_of(wildcards):
 
 
 def attacks_on(purifier):
-    """Attacks run on a purifier: the base attack on all that are evaluated, others as the run lists say."""
+    """Attacks run on a purifier: base attack and challenge on all that are evaluated, others as the run lists say."""
     chosen = [attack for attack, purifiers in config["run"]["attacks"].items() if purifier in purifiers]
-    return [config["base_attack"], *chosen]
+    if purifier in config["run"]["attack_adequacy"]:
+        chosen.insert(0, config["adequacy_attack"])
+    return list(dict.fromkeys([config["base_attack"], config["challenge_attack"], *chosen]))
 
 
 def adversarial(attack, purifier):
@@ -274,13 +277,14 @@ def rows_of(kind):
     return [f"{RESULTS}/{FOLDERS.get(kind, kind)}/{name}.parquet" for name in MEASURED[kind]]
 
 
+CONFIGURED = [config[f"{kind}_attack"] for kind in ("base", "challenge", "adequacy", "transfer")]
 PLACES = ("results", "device", "memory_bytes", "shards")  # settings of where and how a run is done
 
 
 def report_settings():
     """Configuration that tables, figures and claims read: nothing about places, machines or entries that do not run."""
     settings = {key: value for key, value in config.items() if key not in PLACES}
-    attacks = [config["base_attack"], config["transfer_attack"], *config["run"]["attacks"]]
+    attacks = dict.fromkeys([*CONFIGURED, *config["run"]["attacks"]])
     settings["purifiers"] = {name: config["purifiers"][name] for name in EVALUATED}
     settings["classifiers"], settings["index_lists"] = {config["classifier"]: CHOSEN}, EVALUATED_LIST
     settings["anomaly"] = {name: config["anomaly"][name] for name in config["run"]["anomaly"]}

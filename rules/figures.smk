@@ -1,18 +1,20 @@
 """Figures and the report."""
 
+# Whether an evaluation counts, and what is known of it: read by every figure that shows one.
+EVIDENCE = ["purified", "attack_strength", "attack_adequacy", "audit"]
 # Figure -> kinds of rows it reads. "fitted", "samples" and "losses" below are the other files some figures need.
 FIGURES = {
-    "compression_robustness": ["purified", "attack_strength", "audit"],
-    "prediction": ["audit"],
-    "robustness": ["purified", "audit"],
-    "ladder": ["purified", "audit"],
-    "distances": ["distances", "audit"],
+    "compression_robustness": EVIDENCE,
+    "prediction": EVIDENCE,
+    "robustness": EVIDENCE,
+    "ladder": EVIDENCE,
+    "distances": ["distances", *EVIDENCE],
     "randomness": ["randomness"],
-    "spectrum": ["jacobian", "audit"],
-    "budget": ["attack_strength", "audit"],
-    "adequacy": ["attack_adequacy", "gradient_noise", "audit"],
-    "fuzziness": ["purified", "audit"],
-    "images": ["purified", "audit"],
+    "spectrum": ["jacobian", *EVIDENCE],
+    "budget": EVIDENCE,
+    "adequacy": ["gradient_noise", *EVIDENCE],
+    "fuzziness": EVIDENCE,
+    "images": EVIDENCE,
     "training": [],
 }
 if config["run"]["anomaly"]:

@@ -1,7 +1,23 @@
 """Measurements of a purifier; none but the audit needs the classifier."""
 
-AUDITED = [purifier_settings(name) for name in EVALUATED]
-AUDIT = {**config["audit"], "batch_size": min(config["gradient_batch_size"], config["audit"]["images"])}
+# Settings of an attack that say what its audit examines.
+EXAMINED = (
+    *("kind", "version", "knowledge", "pool", "norm", "epsilon", "loss", "gradient"),
+    *("surrogate_steps", "surrogate_guidance"),
+)
+
+
+def examined(entry):
+    """What the audit examines of an attack, and of the stages of a sequence."""
+    found = {key: entry[key] for key in EXAMINED if key in entry}
+    if "stages" in entry:
+        found["stages"] = [examined(stage) for stage in entry["stages"]]
+    return found
+
+
+def audited_attacks(purifier):
+    """What the audit of a purifier examines of the attacks on it."""
+    return {name: examined(attack_settings(name)) for name in attacks_on(purifier)}
 
 
 rule measure_distances:
@@ -114,22 +130,28 @@ rule audit_gradients:
         images=DATASET[0],
         subsets=DATASET[1],
         classifier=CLASSIFIER,
-        denoisers=sorted({path for settings in AUDITED for path in denoiser_files(settings)}),
-        user_code=sorted({path for settings in AUDITED for path in user_files(settings)}),
-        parts=parts_of(config["audit"]["images"], *[f"audit/{purifier}.parquet" for purifier in EVALUATED]),
+        denoiser=denoiser_of,
+        user_code=user_code_of,
+        parts=parts_of(config["audit"]["images"], "audit/{purifier}.parquet"),
     output:
-        expand(f"{RESULTS}/audit/{{purifier}}.parquet", purifier=EVALUATED),
+        f"{RESULTS}/audit/{{purifier}}.parquet",
     log:
-        f"{RESULTS}/logs/audit_gradients.log",
+        f"{RESULTS}/logs/audit_gradients/{{purifier}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/audit_gradients.tsv"
+        f"{RESULTS}/benchmarks/audit_gradients/{{purifier}}.tsv"
     conda:
         "../envs/compute.yaml"
     params:
-        purifiers=AUDITED,
-        settings=evaluation(**AUDIT, **JUDGE),
-        code=code("audit_gradients", *AUDITED, evaluation(**JUDGE)),
+        purifier=lambda wildcards: purifier_settings(wildcards.purifier),
+        attacks=lambda wildcards: audited_attacks(wildcards.purifier),
+        settings=evaluation(**config["audit"], **GRADIENT, **JUDGE),
+        code=lambda wildcards: code(
+            "audit_gradients",
+            purifier_settings(wildcards.purifier),
+            *audited_attacks(wildcards.purifier).values(),
+            evaluation(**JUDGE),
+        ),
     message:
-        "Auditing the gradient of every purifier"
+        "Auditing the gradients that attacks on {wildcards.purifier} follow"
     script:
         "../workflow_scripts/audit_gradients.py"

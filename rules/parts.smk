@@ -93,13 +93,13 @@ use rule compute_jacobian as compute_jacobian_part with:
 
 use rule audit_gradients as audit_gradients_part with:
     output:
-        [part_of(f"audit/{purifier}.parquet") for purifier in EVALUATED],
+        part_of("audit/{purifier}.parquet"),
     log:
-        f"{RESULTS}/logs/audit_gradients_part/{{part}}.log",
+        f"{RESULTS}/logs/audit_gradients_part/{{purifier}}/{{part}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/audit_gradients_part/{{part}}.tsv"
+        f"{RESULTS}/benchmarks/audit_gradients_part/{{purifier}}/{{part}}.tsv"
     message:
-        "Auditing the gradient of every purifier: part {wildcards.part}"
+        "Auditing the gradients that attacks on {wildcards.purifier} follow: part {wildcards.part}"
 
 
 use rule measure_anomalies as measure_anomalies_part with:

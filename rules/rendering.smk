@@ -3,6 +3,7 @@
 TABLES = [
     "claims",
     "robustness",
+    "known_noise",
     "fuzzy",
     "points",
     "fit",
@@ -23,6 +24,7 @@ TABLES = [
     "expectations",
     "audit",
     "reliability",
+    "unreliable",
     "subsets",
     "settings",
 ]

@@ -1,26 +1,35 @@
-"""Check that the attack's gradient is the gradient of what runs, and that noise held fixed is fixed.
+"""Check that the gradients which attacks on one purifier follow are those of what runs, and that its noise holds."""
 
-One job for every purifier: few images suffice, and starting a job takes longer than auditing a small network.
-"""
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 
-from purification.batching import batches
 from purification.blocks import WHOLE, Block
 from purification.data import Dataset
-from purification.defence import Defence
 from purification.journal import NO_JOURNAL, Journal
-from purification.measure.audit import Sample, audit
-from purification.progress import track
+from purification.knowledge import shared_noise
+from purification.measure.audit import Followed, Sample
+from purification.measure.consistency import Options
+from purification.measure.whole_audit import (
+    ALONE,
+    OF_ATTACK,
+    OF_DERIVATIVE,
+    Twins,
+    attack_columns,
+    purifier_columns,
+    reasons_of,
+)
+from purification.models.placing import Place
+from purification.threat import ThreatModel
+from workflow_scripts.attacking import attacked
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_defence, load_purifier, noise_source, place_of
+from workflow_scripts.followed import followed_by
 from workflow_scripts.job import job, logger, write_rows
 from workflow_scripts.journal import collect_rows, resuming
 from workflow_scripts.parts import block_of, join_rows, parts_of
@@ -29,61 +38,101 @@ from workflow_scripts.surrogates import surrogate_of
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
+HEAD = ("attack", "stage", "loss", "gradient")
+
+
+def frame_of(sample: Sample, columns: Mapping[str, Any], **same: object) -> pd.DataFrame:
+    """One row per image: columns of tensors (n,), and what all rows share."""
+    numbers = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+    return pd.DataFrame({**same, "image": list(sample.ids), **numbers})
+
+
+def joined(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the stages of attacks, each with those of the purifier, which have no name of an attack."""
+    own = found[found.attack == ""]
+    stages = found[found.attack != ""]
+    shared = own[["image", "no_derivative", "no_double", "repeat_difference", "batch_difference", *OF_DERIVATIVE]]
+    table = stages[[*HEAD, "image", *OF_ATTACK]].merge(shared, on="image", how="left", validate="many_to_one")
+    return table.astype({"stage": np.int64})
+
 
 def audit_gradients(
     dataset: Dataset,
-    defence: Defence,
-    exact: Defence,
+    plain: Twins,
+    seen: Mapping[str, Twins],
+    attacks: Mapping[str, Mapping[str, Any]],
     settings: Mapping[str, Any],
+    memory: float,
     *,
     output: Path,
     block: Block = WHOLE,
     journal: Journal = NO_JOURNAL,
 ) -> None:
-    """One row per image, one column per check; `exact` is the same defence in float64."""
+    """One row per (attack, stage, image), one column per check; those of the purifier are the same for all attacks.
+
+    plain  the defence, with the surrogate that is compared with it
+    seen   by attack, as each sees it
+    """
     images, labels, ids = dataset.take(settings["subset"], settings["images"], block)
-    source = noise_source(settings["seed"], "fixed", dataset)
+    frozen = Sample(images, labels, ids, noise_source(settings["seed"], "fixed", dataset))
+    fresh = noise_source(settings["seed"], "attack", dataset)
+    threat = ThreatModel(settings["norm"], settings["epsilon"])
+    options = Options(threat, settings["directions"], settings["changes"])
+    alone = block.within(settings["images"], ALONE)
+    reasons = reasons_of(plain, frozen)
 
-    def rows_of(item: tuple[list[int], int]) -> pd.DataFrame:
-        index, valid = item
-        chosen = index[:valid]
-        some = [ids[i] for i in chosen]
-        sample = Sample(images[chosen], labels[chosen], some, source)
-        checks = audit(defence, exact, sample, step=settings["difference_step"], epsilon=settings["epsilon"])
-        return pd.DataFrame({"image": some, **{name: values.numpy() for name, values in checks.items()}})
+    def rows_of(stage: tuple[str, int, Followed] | None) -> pd.DataFrame:
+        if stage is None:
+            columns = purifier_columns(plain, frozen, options, alone, reasons)
+            return frame_of(frozen, columns, attack="", stage=0, loss="", gradient="", **vars(reasons))
+        name, number, followed = stage
+        entry = attacks[name]
+        source = shared_noise(fresh, knowledge=entry["knowledge"], pool=entry.get("pool", 1))
+        allowed = ThreatModel(entry["norm"], entry["epsilon"])
+        columns = attack_columns(seen[name], replace(frozen, source=source), followed, allowed, memory, reasons)
+        return frame_of(frozen, columns, attack=name, stage=number, loss=followed.loss, gradient=followed.gradient)
 
-    items = list(batches(range(len(ids)), defence.batch_size))
-    table = collect_rows(items, rows_of, f"audit ({output.stem})", journal)
-    worst = ", ".join(f"{name} {table[name].max():.3g}" for name in table.columns[1:])
+    stages = [(name, *stage) for name, entry in attacks.items() for stage in enumerate(followed_by(entry))]
+    table = joined(collect_rows([None, *stages], rows_of, f"audit ({output.stem})", journal))
+    worst = ", ".join(f"{name} {table[name].max():.3g}" for name in (*OF_ATTACK, *OF_DERIVATIVE))
     logger.info("%s, largest: %s", output.stem, worst)
     write_rows(table, output)
 
 
-def networks_of(entry: Mapping[str, Any], networks: Iterable[str]) -> list[str]:
-    """Files among those of all networks, each in a folder of its kind and name, that a purifier uses."""
-    wanted = [("denoisers", entry.get("denoiser")), ("classifiers", entry.get("guidance", {}).get("network"))]
-    return [path for place in wanted for path in networks if Path(path).parts[-3:-1] == place]
+def loaded(entry: Mapping[str, Any], inputs: Any, dataset: Dataset, settings: Mapping[str, Any]) -> Twins:
+    """The defence in float32, in the attack's batches, and in float64, in batches of its own."""
+    single = load_defence(entry, inputs, dataset, settings, dtype=torch.float32)
+    double = load_defence(entry, inputs, dataset, settings, dtype=torch.float64)
+    size = min(settings["gradient_batch_size"], settings["images"])
+    return Twins(single, replace(double, batch_size=size, gradient_batch_size=size))
 
 
-def audited(
-    entry: Mapping[str, Any], inputs: Any, dataset: Dataset, settings: Mapping[str, Any]
-) -> tuple[Defence, Defence]:
-    """The defence of a purifier with its surrogate, and the same defence in float64."""
-    files = SimpleNamespace(classifier=inputs.classifier, denoiser=networks_of(entry, inputs.denoisers))
-    single, double = (load_defence(entry, files, dataset, settings, dtype=t) for t in (torch.float32, torch.float64))
-    surrogate = load_purifier(surrogate_of(entry, settings), files.denoiser, dataset, place_of(settings))
-    return replace(single, surrogate=surrogate), double
+def seen_by(
+    plain: Twins, entry: Mapping[str, Any], attack: Mapping[str, Any], inputs: Any, dataset: Dataset, place: Place
+) -> Twins:
+    """The twins with the surrogate of an attack, where it takes one; in float64 there is none."""
+    return replace(plain, single=attacked(plain.single, entry, attack, inputs, dataset, place))
 
 
 if __name__ == "__main__":
     with job(snakemake), resuming(snakemake) as kept:
         if snakemake.input.parts:
-            for number, path in enumerate(snakemake.output):
-                join_rows(parts_of(snakemake, number), path, by=[])
+            join_rows(parts_of(snakemake), snakemake.output[0], by=HEAD)
         else:
             data = read_dataset(snakemake.input.images, snakemake.input.subsets)
-            chosen, block = snakemake.params.settings, block_of(snakemake.wildcards)
-            for entry, path in track(list(zip(snakemake.params.purifiers, snakemake.output, strict=True)), "audit"):
-                single, double = audited(entry, snakemake.input, data, chosen)
-                part = kept.part(Path(path).stem)
-                audit_gradients(data, single, double, chosen, output=Path(path), block=block, journal=part)
+            chosen, entry, inputs = snakemake.params.settings, snakemake.params.purifier, snakemake.input
+            plain, place = loaded(entry, inputs, data, chosen), place_of(chosen)
+            cheaper = load_purifier(surrogate_of(entry, chosen), inputs.denoiser, data, place)
+            attacks = snakemake.params.attacks
+            seen = {name: seen_by(plain, entry, attack, inputs, data, place) for name, attack in attacks.items()}
+            audit_gradients(
+                data,
+                replace(plain, single=replace(plain.single, surrogate=cheaper)),
+                seen,
+                attacks,
+                chosen,
+                snakemake.config["memory_bytes"],
+                output=Path(snakemake.output[0]),
+                block=block_of(snakemake.wildcards),
+                journal=kept,
+            )

@@ -24,6 +24,7 @@ from workflow_scripts.results_folder import name_problems
 DEFAULT = Path(__file__).parents[1] / "config" / "default.yaml"
 SCHEMA = Path(__file__).parents[1] / "config" / "schema.yaml"
 MEASURED = ("varied", "distances", "randomness", "jacobian", "attack_strength", "attack_adequacy")  # lists under run
+RUN_BY_KEY = ("base_attack", "challenge_attack", "adequacy_attack", "transfer_attack")  # keys that name one attack
 SIZED = ("distances", "randomness", "compression", "jacobian", "audit", "attack_adequacy", "gradient_noise")
 MINIMUM_POINTS = 6  # purifiers a compression-robustness fit needs (purification.reporting.law)
 
@@ -52,7 +53,7 @@ def _references(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[s
     run, purifiers = config["run"], config["purifiers"]
     for key, kind in (("dataset", "datasets"), ("classifier", "classifiers"), ("null_denoiser", "denoisers")):
         yield key, config[key], config[kind]
-    for key in ("base_attack", "transfer_attack"):
+    for key in RUN_BY_KEY:
         yield key, config[key], config["attacks"]
     yield "run.headline", run["headline"], purifiers
     for key in ("sweep", "controls", *MEASURED):
@@ -142,7 +143,7 @@ def _run_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if evaluation[key] > evaluation[most]:
             yield f"evaluation.{key}: expected at most {most} = {evaluation[most]}, got {evaluation[key]} — lower it"
     size = evaluated_images(config)
-    running = {config["base_attack"], config["transfer_attack"], *run["attacks"]} & {*attacks}
+    running = {*(config[key] for key in RUN_BY_KEY), *run["attacks"]} & {*attacks}
     sizes = {"evaluation": evaluation["images"], **{f"attacks.{n}": attacks[n]["images"] for n in sorted(running)}}
     sizes |= {key: config[key]["images"] for key in SIZED}
     for key, count in sizes.items():

@@ -9,6 +9,7 @@ from typing import Any
 from workflow_scripts.configuration_schema import shown
 
 CLASSES = {"digits": 10}  # of data sets whose settings do not say
+STEPPED = ("pgd", "apgd", "sequence")  # kinds that the base attack may be of
 ALONE = ("pgd", "own_draws", "diffattack", "diffhammer")  # kinds with one candidate per run
 ROUNDING = 1e-9  # of steps x step_size: ten times 0.1 is no less than one
 Entry = Mapping[str, Any]
@@ -134,10 +135,9 @@ def attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
             found += _start_problems(entry)
         if name == config["base_attack"] and entry["knowledge"] != "both":
             found.append(("knowledge", f"expected both, got {entry['knowledge']!r} — it is the base attack"))
-        if name == config["base_attack"] and entry["kind"] != "pgd":
-            found.append(
-                ("kind", f"expected pgd, got {entry['kind']!r} — attack_strength varies the base attack's steps")
-            )
+        if name == config["base_attack"] and entry["kind"] not in STEPPED:
+            had = f"got {entry['kind']!r} — attack_strength varies the base attack's steps"
+            found.append(("kind", f"expected one of {', '.join(STEPPED)}, {had}"))
         if name == config["base_attack"] and "threat" in entry:
             found.append(
                 ("threat", "expected none, got one — the base attack has the configuration's threat; remove it")

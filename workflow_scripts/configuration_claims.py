@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 EXACT = ("replay", "autograd")  # gradient modes that are no approximation
+ALWAYS = ("base_attack", "challenge_attack", "adequacy_attack")  # keys of attacks that run where no list says it
 ROWS = ("clean", "random", "transfer")  # names of rows that are no attack on the purifier (purify_images)
 
 
@@ -29,12 +30,16 @@ def _headline_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
     attacks, base = config["attacks"], config["base_attack"]
-    for name in (base, *config["run"]["attacks"]):
+    keys = {f"run.attacks.{name}": name for name in config["run"]["attacks"]}
+    keys |= {key: config[key] for key in ALWAYS}
+    for key, name in keys.items():
         if name in ROWS:
-            key = "base_attack" if name == base else f"run.attacks.{name}"
             yield f"{key}: expected an attack beside {', '.join(ROWS)}, got {name!r} — its rows would be lost"
-    if base in config["run"]["attacks"]:
-        yield f"run.attacks.{base}: expected attacks beside base_attack, got it again — remove it, it runs everywhere"
+    for key in ALWAYS:
+        if (name := config[key]) in config["run"]["attacks"]:
+            had = f"got it again — remove it, {key} says where it runs"
+            yield f"run.attacks.{name}: expected attacks beside {key}, {had}"
+    yield from _beside_problems(config)
     if (mode := attacks[base].get("gradient", "replay")) not in EXACT:
         yield f"attacks.{base}.gradient: expected replay or autograd, got {mode!r} — the base attack must be exact"
     for name, key, wanted in (("eot", "knowledge", "none"), ("bpda", "gradient", "bpda")):
@@ -43,8 +48,32 @@ def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"attacks.{name}.{key}: expected {wanted}, got {had!r} — the claims rely on the name"
 
 
+def _beside_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """The challenge and the stronger attack are compared with the base attack, image by image."""
+    attacks, base = config["attacks"], config["base_attack"]
+    for key in ALWAYS[1:]:
+        name = config[key]
+        entry = attacks[name]
+        if name in [config[other] for other in ALWAYS if other != key]:
+            yield f"{key}: expected another attack than {', '.join(ALWAYS)} name, got {name!r} — name another"
+        if entry["knowledge"] != "both":
+            yield f"attacks.{name}.knowledge: expected both, got {entry['knowledge']!r} — it is the {key}"
+        if "threat" in entry:
+            yield f"attacks.{name}.threat: expected none, got one — the {key} has the configuration's; remove it"
+        if entry["images"] > attacks[base]["images"]:
+            had = f"got {entry['images']} — lower it"
+            yield f"attacks.{name}.images: expected at most {attacks[base]['images']}, those of {base!r}, {had}"
+
+
+def base_steps(config: Mapping[str, Any]) -> int | None:
+    """Steps of the base attack, or of its first stage that has steps; None without any."""
+    entry = config["attacks"][config["base_attack"]]
+    stages = [entry, *(config["attacks"][name] for name in entry.get("stages", []))]
+    return next((stage["steps"] for stage in stages if "steps" in stage), None)
+
+
 def _budget_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    steps = config["attacks"][config["base_attack"]].get("steps")
+    steps = base_steps(config)
     needs = {
         f"steps = {steps}, those of {config['base_attack']!r}": lambda point: point["steps"] == steps,
         "scale = 0": lambda point: point["scale"] == 0,

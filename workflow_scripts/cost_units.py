@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from workflow_scripts.cost_plan import Job
+from workflow_scripts.followed import followed_by
 from workflow_scripts.surrogates import surrogate_of
+from workflow_scripts.variations import varied
 
 ATTACKED = 0.4  # ASSUME: mean share of images still attacked where an attack stops at those it has broken
 
@@ -170,7 +172,7 @@ def _attack_images(job: Job, context: Context) -> Work:
 def _measure_attack_strength(job: Job, context: Context) -> Work:
     entry, settings, work = entry_of(job.params["purifier"]), job.params["settings"], Work()
     for variation in job.params["variations"]:
-        work += _attack(context, entry, {**settings, **variation})
+        work += _attack(context, entry, varied(settings, variation))
         work += _judged(context, entry, settings["images"], 1)
     return work
 
@@ -179,8 +181,8 @@ def _measure_attack_adequacy(job: Job, context: Context) -> Work:
     """Every variation with its judgement; then gradients on the draws of the reference and of the largest mean."""
     entry, options, work = entry_of(job.params["purifier"]), job.params["options"], Work()
     for variation in options["variations"]:
-        changed = {key: variation[key] for key in ("steps", "draws", "restarts") if key in variation}
-        settings = {**job.params["attacks"][variation["attack"]], **changed, "images": options["images"]}
+        changed = varied(job.params["attacks"][variation["attack"]], variation)
+        settings = {**changed, "images": options["images"]}
         work += _attack(context, entry, settings)
         work += _judged(context, entry, options["images"], 1 if settings["knowledge"] == "both" else options["draws"])
     noise = job.params["noise"]
@@ -249,13 +251,21 @@ def _compute_jacobian(job: Job, context: Context) -> Work:
 
 
 def _audit_gradients(job: Job, context: Context) -> Work:
-    """Three gradients and two purifications in float32, three gradients in float64, of every purifier."""
-    settings, work = job.params["settings"], Work()
-    size, images = settings["batch_size"], settings["images"]
-    for entry in map(entry_of, job.params["purifiers"]):
-        work += Counter({Unit("purify", entry, size): 2 * context.blocks(images, size)})
-        for option, times in {"autograd": 1, "replayed": 1, "bpda": 2, "float64": 3}.items():
-            work[Unit("gradient", entry, size, option)] += times * context.blocks(images, size)
+    """Of the purifier: gradients in every mode, and what random changes do; of every stage of an attack: its gradient.
+
+    A forward pass in float64 counts as a third of a gradient.
+    """
+    settings, entry = job.params["settings"], entry_of(job.params["purifier"])
+    size, blocks = context.gradients, context.blocks(settings["images"], context.gradients)
+    stages = [stage for attack in job.params["attacks"].values() for stage in followed_by(attack)]
+    passes = 6 + 4 * settings["changes"] + 6 * len(stages)
+    work = _judged(context, entry, settings["images"], passes)
+    gradients = Counter({"autograd": 2, "replayed": 2, "bpda": 1})
+    gradients["float64"] = 2 + math.ceil(2 * settings["directions"] / 3) + 2 * len(stages)
+    for stage in stages:
+        gradients["bpda" if stage.gradient == "bpda" else "replay"] += 3
+    for option, times in gradients.items():
+        work[Unit("gradient", entry, size, option)] += times * blocks
     return work
 
 

@@ -22,7 +22,7 @@ def fit_compression_robustness(rows: Rows, outputs: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
     with job(snakemake):
-        kinds = ("purified", "compression")
+        kinds = ("purified", "compression", "attack_strength", "attack_adequacy")
         fit_compression_robustness(
             Rows.read({kind: snakemake.input[kind] for kind in kinds}, snakemake.params.settings), snakemake.output
         )

@@ -19,24 +19,13 @@ from workflow_scripts.defences import load_defence, noise_source, place_of
 from workflow_scripts.job import job, logger, write_rows
 from workflow_scripts.journal import resuming
 from workflow_scripts.parts import block_of, join_rows, parts_of
+from workflow_scripts.variations import head_of, varied
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 
 HEAD = ("attack", "scale", "steps", "random_start", "restarts", "draws", "judged")  # columns of one variation
-
-
-def varied(settings: Mapping[str, Any], variation: Mapping[str, Any]) -> dict[str, Any]:
-    """The attack with the budget, steps, draws or restarts of a variation.
-
-    The step size follows the steps, so that their product stays; several restarts begin at random.
-    """
-    changed = {key: variation[key] for key in ("draws", "restarts") if key in variation}
-    steps = variation.get("steps", settings["steps"])
-    changed |= {"steps": steps, "step_size": settings["step_size"] * settings["steps"] / steps}
-    changed |= {"epsilon": settings["epsilon"] * variation.get("scale", 1.0)}
-    return {**settings, **changed, "random_start": settings["random_start"] or "restarts" in variation}
 
 
 def measure_attack_adequacy(
@@ -70,9 +59,7 @@ def measure_attack_adequacy(
         right = torch.stack([(each.argmax(dim=1) == labels).double() for each in logits]).mean(dim=0)
         loss = torch.stack([cross_entropy(each, labels).double() for each in logits]).mean(dim=0)
         logger.info("%s: accuracy %.4f, loss %.4g", dict(variation), float(right.mean()), float(loss.mean()))
-        head = {"attack": name, "scale": variation.get("scale", 1.0), "steps": settings["steps"]}
-        head |= {"random_start": settings["random_start"], "restarts": settings.get("restarts", 1)}
-        head |= {"draws": settings["draws"], "judged": len(logits)}
+        head = {"attack": name, "scale": variation.get("scale", 1.0), **head_of(settings), "judged": len(logits)}
         rows.append(pd.DataFrame({**head, "image": ids, "correct": right.numpy(), "loss": loss.numpy()}))
     write_rows(pd.concat(rows, ignore_index=True), output)
 

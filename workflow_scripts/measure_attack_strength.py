@@ -17,6 +17,7 @@ from workflow_scripts.defences import load_defence, noise_source
 from workflow_scripts.job import job, logger, write_rows
 from workflow_scripts.journal import resuming
 from workflow_scripts.parts import block_of, join_rows, parts_of
+from workflow_scripts.variations import varied
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -38,17 +39,17 @@ def measure_attack_strength(
 
     Beside it the same without an attack: the clean image, and random noise as large as every image's perturbation.
 
-    The step size follows the steps, so that steps times step size stays what it is in the attack's entry.
+    A step size follows the steps, so that steps times step size stays what it is in the attack's entry; the stages of a
+    sequence keep their proportions.
     """
     fixed = noise_source(evaluation["seed"], "fixed", dataset)
     images, labels, ids = dataset.take(evaluation["subset"], settings["images"], block)
     normal = noise_source(evaluation["seed"], "random", dataset)(ids).normal("perturbation")
     clean, rows = (defence.predict(images, ids, fixed, 0) == labels).numpy(), []
     for number, variation in enumerate(variations):
-        epsilon, steps = settings["epsilon"] * variation["scale"], variation["steps"]
-        changed = {"epsilon": epsilon, "steps": steps, "step_size": settings["step_size"] * settings["steps"] / steps}
-        settings_now, part = {**settings, **changed}, journal.part(str(number))
-        result, _ = run_attack(dataset, defence, images, labels, ids, settings_now, evaluation, memory, part)
+        changed, part = varied(settings, variation), journal.part(str(number))
+        epsilon, steps = changed["epsilon"], variation["steps"]
+        result, _ = run_attack(dataset, defence, images, labels, ids, changed, evaluation, memory, part)
         correct = (defence.predict(result.adversarial, ids, fixed, 0) == labels).numpy()
         control = matched(result.adversarial, images, normal, norm=settings["norm"], epsilon=epsilon)
         held = (defence.predict(control, ids, fixed, 0) == labels).numpy()

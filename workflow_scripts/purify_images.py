@@ -59,6 +59,27 @@ def inputs_of(
     return inputs
 
 
+def accuracies_of(attacks: Mapping[str, Path], ids: list[int], start: int) -> dict[str, np.ndarray]:
+    """Accuracy (n,) of the images of every attack on its own draws, as their files say; none of no attack."""
+    found = {}
+    for name, path in attacks.items():
+        if some := ids[: max(count_adversarial(path) - start, 0)]:
+            found[name] = read_adversarial(path, some, start).accuracy.numpy().astype(np.float64)
+    return found
+
+
+def changes(
+    name: str, seen: Distinct, batch: Tensor, images: Tensor, purified: Tensor, logits: Tensor
+) -> dict[str, np.ndarray]:
+    """Columns of how far the images of a name are from the clean ones, before the purifier and behind it."""
+    own, clean = seen.members[name], seen.members["all"][: len(batch)]
+    found = {"compression": directional(purified[own], purified[clean], batch, images).numpy()}
+    found["response"] = (logits[own] - logits[clean]).abs().amax(dim=1).double().numpy()
+    for norm, measure in NORMS.items():
+        found[f"size_{norm}"] = measure.size(batch - images).numpy()
+    return found
+
+
 def known_predictions(
     defence: Defence,
     seen: Distinct,
@@ -121,28 +142,27 @@ def purify_images(
     count = max([settings["images"], *map(count_adversarial, attacks.values())])
     images, labels, ids = dataset.take(settings["subset"], count, block)
     inputs = inputs_of(dataset, attacks, settings, images, ids, block.start(count))
+    proposed = accuracies_of(attacks, ids, block.start(count))
     names = [name for name in ("clean", "random", *attacks) if name in inputs]
     seen = distinct({**inputs, "all": images}, ids)
     settings = first_of(settings, count, block)
     purified = defence.purify(seen.images, seen.ids, fixed, 0)
+    logits = defence.logits(purified)
     judged = {
         "unpurified": defence.logits(seen.images).argmax(dim=1).numpy(),
-        "fixed": defence.logits(purified).argmax(dim=1).numpy(),
+        "fixed": logits.argmax(dim=1).numpy(),
         "varied": predictions(defence, seen.images, seen.ids, fresh, settings["draws"], "all", journal.part("varied")),
     }
     known = known_predictions(defence, seen, names, settings, fresh, journal)
     tables, examples = [], {}
     for name in names:
-        some, n = purified[seen.members[name]], len(inputs[name])
+        batch, n = inputs[name], len(inputs[name])
         frame = pd.DataFrame({"attack": name, "image": ids[:n], "label": labels[:n].numpy()})
         frame = frame.assign(**judgements(name, seen, judged, known, settings))
-        anchors = purified[seen.members["all"][:n]]
-        frame["compression"] = directional(some, anchors, inputs[name], images[:n]).numpy()
-        for norm, measure in NORMS.items():
-            frame[f"size_{norm}"] = measure.size(inputs[name] - images[:n]).numpy()
-        tables.append(frame)
-        examples[f"{name}/input"] = inputs[name][: settings["samples"]].contiguous()
-        examples[f"{name}/purified"] = some[: settings["samples"]].contiguous()
+        frame["own_accuracy"] = proposed.get(name, np.full(n, np.nan))
+        tables.append(frame.assign(**changes(name, seen, batch, images[:n], purified, logits)))
+        examples[f"{name}/input"] = batch[: settings["samples"]].contiguous()
+        examples[f"{name}/purified"] = purified[seen.members[name]][: settings["samples"]].contiguous()
     write_rows(pd.concat(tables, ignore_index=True), rows)
     with replacing(samples) as temporary:
         save_file(examples, temporary)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from purification.reporting.reliability import daggered, marked
+from purification.reporting.marks import daggered, marked
 from purification.reporting.rows import KINDS, Rows
 from purification.reporting.tables import TABLES
 from workflow_scripts.job import job, logger, write_text
@@ -54,12 +54,16 @@ def numbers(frame: pd.DataFrame, key: str, value: str) -> dict[str, float]:
 
 
 def render_metrics(rows: Rows, tables: Mapping[str, pd.DataFrame], output: Path) -> None:
-    """Claims (value and verdict) and robust accuracies: of every purifier, and of the headline under every attack."""
-    claims, robustness = tables["claims"], tables["robustness"]
+    """Claims (value and verdict) and robust accuracies: of every purifier, and of the headline under every attack.
+
+    robust_accuracy  with known noise, under all attacks;  base_attack: under that alone
+    """
+    claims, robustness, known = tables["claims"], tables["robustness"], tables["known_noise"]
     metrics = {
         "claims": numbers(claims, "claim", "ours"),
         "verdicts": dict(zip(claims.claim, claims.verdict, strict=True)),
-        "robust_accuracy": numbers(robustness[robustness.attack == rows.base_attack], "purifier", "fixed"),
+        "robust_accuracy": numbers(known, "purifier", "worst_known"),
+        "base_attack": numbers(known, "purifier", "base"),
         rows.headline: numbers(robustness[robustness.purifier == rows.headline], "attack", "avg"),
         "unreliable": rows.unreliable,
     }

@@ -7,15 +7,9 @@ import torch
 from torch import Tensor
 
 from purification.contract.trial import FAILED, IMAGES, OK, Finding, Trial, double_fault, wide
+from purification.differences import DIRECTIONS, DOUBLE, SINGLE, Difference, directional_error
 from purification.noise import NoiseSource
 from purification.user_code import NO_PATH, explained
-
-# Central differences (type, step, tolerance), whichever fits. float64: rounding 1e-10, a kink within the step 1e-6. A
-# float32 network inside a float64 purifier: rounding 1e-7 over the longer step. float32 alone: rounding up to 1e-2
-# where a network amplifies it a thousandfold. The gradient of something else is off by the share it gets wrong.
-DOUBLE = ((torch.float64, 1e-6, 1e-3), (torch.float64, 1e-3, 1e-2))
-SINGLE = ((torch.float32, 1e-3, 5e-2),)
-DIRECTIONS = 5  # the median over them forgives a direction that crosses a kink
 
 
 def _slope(trial: Trial, images: Tensor, weights: Tensor) -> Tensor:
@@ -52,38 +46,39 @@ def differentiable(trial: Trial) -> Finding:
     return Finding(name, FAILED, f"expected a gradient, got zero everywhere: {cause} — attacks would find nothing")
 
 
-def _error(trial: Trial, dtype: torch.dtype, step: float) -> float:
+def _error(trial: Trial, difference: Difference) -> float:
     """Error of directional derivatives in units of their size; the worst image, the median direction.
 
     Images are from -.05 to 1.05, so that a clamp to [0, 1] acts.
     """
+    dtype = difference.dtype
     images = wide(trial.images(dtype))[:IMAGES]
     weights, ids = _weights(trial, images, IMAGES), range(IMAGES)
     gradient = _slope(trial, images, weights).double()
     if not torch.isfinite(gradient).all():
         raise ValueError("expected a finite gradient slightly outside [0, 1], got NaN or infinity — clamp first")
-    slopes, differences = [], []
-    for draw in range(DIRECTIONS):
-        direction = trial.source(dtype)(ids, draw).normal("direction")
+    source = trial.source(dtype)
+    directions = torch.stack([source(ids, draw).normal("direction") for draw in range(DIRECTIONS)])
+
+    def values(moved: Tensor) -> Tensor:
         with torch.no_grad():
-            up, down = (trial.run(images + sign * step * direction, ids) for sign in (1, -1))
-        differences.append(((up - down).double() * weights).flatten(1).sum(dim=1) / (2 * step))
-        slopes.append((gradient * direction).flatten(1).sum(dim=1))
-    a, b = torch.stack(slopes), torch.stack(differences)
-    size = torch.maximum(a.square(), b.square()).mean(dim=0).sqrt().clamp_min(1e-30)
-    return float(((a - b).abs().median(dim=0).values / size).max())
+            return (trial.run(moved, ids).double() * weights).flatten(1).sum(dim=1)
+
+    return float(directional_error(values, images, gradient, directions, difference.step).max())
 
 
 def gradient(trial: Trial) -> Finding:
     """The gradient is the derivative of what runs, by central differences."""
     errors = []
-    for dtype, step, tolerance in SINGLE if double_fault(trial) else DOUBLE:
-        errors.append(_error(trial, dtype, step))
-        if errors[-1] <= tolerance:
-            return Finding("gradient", OK, f"the derivative of what runs, to {errors[-1]:.0e} ({dtype})")
+    for difference in SINGLE if double_fault(trial) else DOUBLE:
+        errors.append(_error(trial, difference))
+        if errors[-1] <= difference.tolerance:
+            seen = f"the derivative of what runs, to {errors[-1]:.0e} ({difference.dtype})"
+            return Finding("gradient", OK, seen)
     return Finding(
         "gradient",
         FAILED,
         f"expected the derivative of what runs, got one that differs from it by {100 * min(errors):.0f} % (finite "
-        "differences) — detach and round nothing, replace no backward pass",
+        "differences) — detach and round nothing, replace no backward pass; a purifier whose gradient stands in for "
+        "one on purpose says so with `derivative: approximate` in its entry",
     )

@@ -1,25 +1,24 @@
-"""Self-examination of a defence's gradient; a robust accuracy whose audit fails means nothing."""
+"""The gradient that an attack follows, examined on what runs; a robust accuracy whose audit fails means nothing."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from purification.batching import map_batches
-from purification.defence import Defence
-from purification.measure.masks import masked_share
+from purification.balls import NORMS
+from purification.defence import TARGETED_LOSSES, Defence, loss_of
 from purification.noise import NoiseSource
+from purification.threat import ThreatModel
 
-logger = logging.getLogger("purification")
+OTHER_FUNCTION = 1e-2  # pixels: a purifier whose result in float64 differs by more is another function there
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is audited: images (n, C, H, W) in [0, 1], labels (n,), dataset indices, and the frozen noise (draw 0)."""
+    """What is audited: images (n, C, H, W) in [0, 1], labels (n,), dataset indices, and the noise (draw 0 of it)."""
 
     images: Tensor
     labels: Tensor
@@ -30,92 +29,157 @@ class Sample:
         """The same numbers in float64."""
         return replace(self, images=self.images.double(), source=replace(self.source, dtype=torch.float64))
 
-    def moved(self, change: Tensor) -> Sample:
-        return replace(self, images=self.images + change)
+    def at(self, images: Tensor) -> Sample:
+        """Other images in the place of these, with their labels and their noise."""
+        return replace(self, images=images)
 
 
-def _slope(defence: Defence, sample: Sample, mode: str) -> tuple[Tensor, Tensor]:
-    """Margin (n,) and its gradient (n, C, H, W)."""
-    values, slopes, _ = defence.loss_gradient(
-        sample.images, sample.labels, sample.ids, sample.source, 0, loss="margin", mode=mode, kept_steps=0
-    )
-    return values, slopes
+@dataclass(frozen=True)
+class Followed:
+    """What an attack, or one stage of it, follows: a loss of `defence.LOSSES`, by a mode of `gradients`."""
+
+    loss: str
+    gradient: str
 
 
-def _relative(a: Tensor, b: Tensor) -> Tensor:
-    """||a - b|| / ||b|| per image; 0 where both vanish."""
-    a, b = a.flatten(1).double(), b.flatten(1).double()
-    size = torch.linalg.vector_norm
-    ratio: Tensor = size(a - b, dim=1) / size(b, dim=1).clamp_min(1e-300)
-    return ratio
+@dataclass(frozen=True)
+class Slope:
+    """Loss (n,), its gradient (n, C, H, W), and what the purifier gave while the gradient was recorded."""
+
+    values: Tensor
+    gradient: Tensor
+    purified: Tensor
 
 
-def _finite_difference(exact: Defence, sample: Sample, step: float) -> Tensor:
-    """|d - f| / max(|d|, |f|), d = <grad, v> and f the central difference along a random v; NaN without float64."""
-    direction = sample.source(sample.ids).normal("direction")
-    try:
-        slope = _slope(exact, sample, "replay")[1]
-        up, down = (_slope(exact, sample.moved(sign * step * direction), "autograd")[0] for sign in (1, -1))
-    except ValueError as refusal:
-        logger.warning("no derivative in float64, so it is not compared with finite differences: %s", refusal)
-        return torch.full((len(sample.ids),), torch.nan, dtype=torch.float64)
-    derivative = (slope * direction).flatten(1).sum(dim=1)
-    difference = (up - down) / (2 * step)
-    scale = torch.maximum(derivative.abs(), difference.abs()).clamp_min(1e-300)
-    error: Tensor = (derivative - difference).abs() / scale
-    return error
+def random_point(sample: Sample, threat: ThreatModel) -> Sample:
+    """The sample at a uniform point of the ball around every image."""
+    noise = sample.source(sample.ids)
+    radius = (noise.uniform("radius").flatten(1)[:, 0] + 1) / 2
+    return sample.at(threat.random_start(noise.uniform("start"), radius, sample.images))
 
 
-def _masks(defence: Defence, sample: Sample) -> Tensor:
-    def run(block: list[int]) -> Tensor:
-        noise = sample.source([sample.ids[i] for i in block])
-        return masked_share(defence.purifier, sample.images[block], noise)
-
-    return map_batches(run, range(len(sample.ids)), defence.batch_size)
+def first_image(sample: Sample) -> Sample:
+    """The sample of the first image alone."""
+    return replace(sample, images=sample.images[:1], labels=sample.labels[:1], ids=sample.ids[:1])
 
 
-def _cosines(defence: Defence, sample: Sample, exact: Tensor) -> dict[str, Tensor]:
-    """Cosine of every approximate gradient with the exact one."""
-    unknown = torch.full((len(sample.ids),), torch.nan)
-    found = {}
-    for mode in ("bpda", "surrogate", "adjoint"):
-        known = mode != "surrogate" or defence.surrogate is not None
-        slope = _slope(defence, sample, mode)[1] if known else exact
-        cosine = torch.cosine_similarity(slope.flatten(1), exact.flatten(1))
-        found[f"{mode}_cosine"] = cosine if known else unknown
-    return found
+def likeliest_wrong(defence: Defence, sample: Sample) -> Tensor:
+    """The wrong class with the highest logit, (n,): what a targeted loss drives to."""
+    logits = defence.logits(defence.purify(sample.images, sample.ids, sample.source, 0))
+    return logits.scatter(1, sample.labels[:, None], -torch.inf).argmax(dim=1)
 
 
-def audit(defence: Defence, exact: Defence, sample: Sample, *, step: float, epsilon: float) -> dict[str, Tensor]:
-    """Per-image checks (n,); all but the last four should be (nearly) zero.
+def slope_of(defence: Defence, sample: Sample, followed: Followed, kept_steps: int) -> Slope:
+    """The gradient as an attack takes it: in its mode, in batches of its size, with graph recording on."""
+    targets = likeliest_wrong(defence, sample) if followed.loss in TARGETED_LOSSES else None
+    seen: dict[int, Tensor] = {}
 
-    replay_difference      relative difference of the replayed gradient (nothing kept) and plain autograd, float32
-    finite_difference      relative error of a random directional derivative, central differences with `step`, float64;
-                           NaN where the defence has no derivative in float64
-    repeat_difference      largest absolute difference of two purifications with the same noise
-    zero_gradient          1 where the gradient of the margin vanishes although random signs of size epsilon change the
-                           margin (masked gradient)
-    not_finite             share of NaN and infinity in the gradient of the margin
-    masked                 share of the purifier's derivatives that a clamp or a rounding sets to zero (`masks`)
-    <mode>_cosine          cosine of the BPDA, surrogate and adjoint gradient with the exact one (information, not a
-                           check); NaN for the surrogate of a defence that has none
-    loss_change            |margin(x + epsilon s) - margin(x)|, s random signs (information)
+    def judge(purified: Tensor, block: list[int]) -> tuple[Tensor, Tensor]:
+        seen[block[0]] = purified.detach()
+        logits = defence.classifier(purified)
+        aims = None if targets is None else targets[block]
+        return loss_of(followed.loss, logits, sample.labels[block], aims), logits
 
-    exact  the same defence in float64
+    values, gradient, _ = defence.differentiate(
+        defence.purifier, sample.images, sample.ids, sample.source, 0, judge,
+        mode=followed.gradient, kept_steps=kept_steps,
+    )  # fmt: skip
+    return Slope(values, gradient, torch.cat(list(seen.values()))[: len(values)])
+
+
+def values_of(defence: Defence, sample: Sample, loss: str) -> Tensor:
+    """The loss (n,) as it is evaluated, without a gradient."""
+    logits = defence.logits(defence.purify(sample.images, sample.ids, sample.source, 0))
+    targets = likeliest_wrong(defence, sample) if loss in TARGETED_LOSSES else None
+    return loss_of(loss, logits, sample.labels, targets)
+
+
+def largest(values: Tensor) -> Tensor:
+    """Largest absolute value of every image, (n,) in float64."""
+    return values.flatten(1).double().abs().amax(dim=1)
+
+
+def fault_of_double(defence: Defence, exact: Defence, sample: Sample, mode: str) -> str:
+    """Why float64 says nothing about the defence; empty where it does.
+
+    mode  of the gradient that must run there too
     """
-    value, plain = _slope(defence, sample, "autograd")
-    replayed = _slope(defence, sample, "replay")[1]
-    signs = sample.source(sample.ids).normal("signs").sign()
-    change = (_slope(defence, sample.moved(epsilon * signs), "bpda")[0] - value).abs()
-    first, second = (defence.purify(sample.images, sample.ids, sample.source, 0) for _ in range(2))
-    vanishes = ~plain.flatten(1).any(dim=1)
-    return {
-        "replay_difference": _relative(replayed, plain),
-        "finite_difference": _finite_difference(exact, sample.double(), step),
-        "repeat_difference": (first - second).flatten(1).abs().amax(dim=1),
-        "zero_gradient": (vanishes & (change > 0)).double(),
-        "not_finite": (~torch.isfinite(plain)).flatten(1).double().mean(dim=1),
-        "masked": _masks(defence, sample),
-        **_cosines(defence, sample, plain),
-        "loss_change": change,
+    twin = sample.double()
+    pair = replace(exact, gradient_batch_size=2)
+    try:
+        double = exact.purify(twin.images, twin.ids, twin.source, 0)
+        slope_of(pair, first_image(twin), Followed("margin", mode), 0)
+    except ValueError as refusal:
+        return str(refusal)
+    single = defence.purify(sample.images, sample.ids, sample.source, 0)
+    if float(largest(single - double).max()) > OTHER_FUNCTION:
+        return "in float64 it is another function"
+    return ""
+
+
+def signs(single: Tensor, double: Tensor) -> dict[str, Tensor]:
+    """Where two gradients have different signs: the share of the pixels, and of the absolute value of the second."""
+    first = single.flatten(1).double()
+    second = double.flatten(1)
+    other = first.sign() != second.sign()
+    mass = (second.abs() * other).sum(dim=1) / second.abs().sum(dim=1).clamp_min(1e-300)
+    return {"sign_disagreement": other.double().mean(dim=1), "sign_mass": mass}
+
+
+def _at_a_point(
+    defence: Defence, exact: Defence | None, sample: Sample, followed: Followed, threat: ThreatModel, kept: int
+) -> tuple[Slope, dict[str, Tensor]]:
+    """The gradient at some images, and what is checked about it there."""
+    slope = slope_of(defence, sample, followed, kept)
+    evaluated = defence.purify(sample.images, sample.ids, sample.source, 0)
+    right = defence.logits(evaluated).argmax(dim=1) == sample.labels
+    normal = sample.source(sample.ids).normal("signs")
+    moved = sample.at(sample.images + threat.epsilon * NORMS[threat.norm].unit(normal))
+    change = (values_of(defence, moved, followed.loss) - values_of(defence, sample, followed.loss)).abs()
+    flat = slope.gradient.flatten(1)
+    vanishes = ~flat.any(dim=1)
+    unknown = torch.full((len(flat),), torch.nan, dtype=torch.float64)
+    checks = {
+        "recorded_difference": largest(slope.purified - evaluated),
+        "zero_gradient": (vanishes & (change > 0) & right).double(),
+        "zero_share": (flat == 0).double().mean(dim=1),
+        "not_finite": (~torch.isfinite(flat)).double().mean(dim=1),
+        "sign_disagreement": unknown,
+        "sign_mass": unknown,
+        "loss_change": change.double(),
     }
+    if exact is not None:
+        checks |= signs(slope.gradient, slope_of(exact, sample.double(), followed, kept).gradient)
+    return slope, checks
+
+
+def audit_attack(
+    defence: Defence, exact: Defence | None, sample: Sample, followed: Followed, threat: ThreatModel, memory: float
+) -> dict[str, Tensor]:
+    """What one attack follows, (n,) each; all but the last should be (nearly) zero.
+
+    The worst of the image itself and of a random point of the ball, but for `gradient_repeat` and `loss_change`, which
+    are of the image itself.
+
+    gradient_repeat      largest difference of the same gradient taken twice, over its largest entry
+    recorded_difference  largest difference of the purified image while gradients are recorded and as it is evaluated
+    zero_gradient        1 for an image that is right and whose gradient vanishes although random signs of the budget's
+                         size change the loss
+    zero_share           share of the pixels without a gradient
+    not_finite           share of NaN and infinity in the gradient
+    sign_disagreement    share of the pixels at which the gradient in float64 has another sign
+    sign_mass            the same, pixels weighted by the absolute value of the gradient in float64
+    loss_change          how much those random signs change the loss
+
+    exact   the same defence in float64; None where that says nothing (`fault_of_double`), which leaves NaN
+    memory  bytes of activations that an exact gradient may keep
+    Raises NoDerivative for a purifier without one.
+    """
+    kept = defence.kept_steps(sample.images, sample.ids, sample.source, memory)
+    slope, here = _at_a_point(defence, exact, sample, followed, threat, kept)
+    again = slope_of(defence, sample, followed, kept)
+    _, there = _at_a_point(defence, exact, random_point(sample, threat), followed, threat, kept)
+    found = {name: torch.maximum(here[name], there[name]) for name in here}
+    size = largest(slope.gradient.nan_to_num()).clamp_min(1e-300)
+    repeat = largest((slope.gradient - again.gradient).nan_to_num()) / size
+    return {"gradient_repeat": repeat, **found, "loss_change": here["loss_change"]}

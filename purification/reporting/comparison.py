@@ -11,7 +11,7 @@ from purification import statistics
 from purification.fit import Prediction
 from purification.reporting import law
 from purification.reporting.protocol import JUDGED, compared, estimands, share_correct
-from purification.reporting.rows import Rows, columns
+from purification.reporting.rows import WORST_KNOWN, Rows, columns
 from purification.statistics import Estimate
 
 EXACT = ("replay", "autograd")  # gradients of what runs
@@ -23,8 +23,10 @@ def defences(rows: Rows) -> pd.DataFrame:
 
     clean                 mean over fresh draws
     avg, wor_N, mv_K      attack that knows no noise (the one with the most draws), on fresh draws
-    fixed                 base attack, all noise known;  forward, reverse: one of the two noises known
-    <name>_difference     to the purifier in `against`, on the same images: interval, exact McNemar test
+    fixed                 all noise known, whatever attack broke an image;  base: the base attack alone
+    forward, reverse      one of the two noises known
+    <name>_difference     to the purifier in `against`, on the same images: interval, exact McNemar test; of all attacks
+                          together, by those that were run on both
     law                   robust accuracy that the sigmoid of the plain purifiers of the sweep gives at the compression
                           rate, with its prediction interval; of a plain purifier, fitted without it
     """
@@ -45,7 +47,8 @@ def plain(rows: Rows) -> list[str]:
 
 def sides(rows: Rows, purifier: str) -> dict[str, tuple[str, str]]:
     """What purifiers are compared in -> (attack, column of labels); only what was run."""
-    found = {"clean": ("clean", JUDGED[UNKNOWN]), "fixed": (rows.base_attack, "fixed")}
+    found = {"clean": ("clean", JUDGED[UNKNOWN]), "fixed": (WORST_KNOWN, WORST_KNOWN)}
+    found["base"] = (rows.base_attack, "fixed")
     for name, knowledge in (("avg", UNKNOWN), *((known, known) for known in PARTIAL)):
         if attack := _attack(rows, purifier, knowledge):
             found[name] = (attack, JUDGED[knowledge])
@@ -64,14 +67,22 @@ def _attack(rows: Rows, purifier: str, knowledge: str) -> str | None:
     return max(known, key=known.__getitem__) if known else None
 
 
+def judged_rows(rows: Rows, purifier: str, against: str, side: tuple[str, str]) -> tuple[pd.DataFrame, str]:
+    """Rows of one side of a comparison and the column that judges them; of all attacks, those run on both."""
+    attack, column = side
+    frame = rows.known_frame(purifier, against) if attack == WORST_KNOWN else rows.purified(purifier, attack)
+    return frame, column
+
+
 def _row(rows: Rows, purifier: str, against: str, expected: Prediction | None) -> dict[str, Any]:
     own, other = sides(rows, purifier), sides(rows, against) if against else {}
     record: dict[str, Any] = {"purifier": purifier, "against": against}
     for name, estimate in _accuracies(rows, purifier, own).items():
         record |= columns(name, estimate)
     for name in (name for name in own if name in other):
-        pair = ((rows.purified(p, attack), by) for p, (attack, by) in ((purifier, own[name]), (against, other[name])))
-        record |= {f"{name}_{key}": value for key, value in compared(rows, *pair).items()}
+        first = judged_rows(rows, purifier, against, own[name])
+        second = judged_rows(rows, against, purifier, other[name])
+        record |= {f"{name}_{key}": value for key, value in compared(rows, first, second).items()}
     record |= columns("compression", rows.compression(purifier))
     if expected:
         record |= {"law": expected.predicted, "law_low": expected.low, "law_high": expected.high}
@@ -82,8 +93,11 @@ def _row(rows: Rows, purifier: str, against: str, expected: Prediction | None) -
 def _accuracies(rows: Rows, purifier: str, judged: dict[str, tuple[str, str]]) -> dict[str, Estimate]:
     found: dict[str, Estimate] = {}
     for name, (attack, column) in judged.items():
-        frame = rows.purified(purifier, attack)
         if name == "fixed":
+            found[name] = rows.worst_known(purifier)
+            continue
+        frame = rows.purified(purifier, attack)
+        if name == "base":
             found[name] = rows.fixed(purifier, attack)
         elif name == "avg":
             found |= {key: value for key, value in estimands(rows, frame).items() if key != "fixed"}

@@ -1,128 +1,181 @@
-"""Which evaluations rest on a gradient that failed its audit, and the mark that says so wherever they are shown."""
+"""What the audit of an attack on a purifier says: checks beyond their limit, and checks that were not possible."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import pandas as pd
+from scipy.stats import beta
 
-if TYPE_CHECKING:
-    from purification.reporting.rows import Rows
+from purification.statistics import CONFIDENCE
 
-DAGGER = "†"
-QUANTILE = {"finite_difference": 0.9}  # a kink of the network within the step spoils single images
-MEAN = ("masked",)
-MEANING = {
-    "replay_difference": "the replayed gradient differs from the gradient",
-    "finite_difference": "the gradient is not the derivative of what runs",
-    "repeat_difference": "the same noise gives different results",
-    "zero_gradient": "the gradient vanishes where the loss changes",
-    "not_finite": "the gradient has NaN or infinity",
-    "masked": "clamping or rounding stops the gradient",
-}
-NO_ATTACK = ("clean", "random")
-UNATTACKED = ("A0", "A3", "A4", "A5", "A6", "A7", "A8")  # claims without an attack and without a derivative
-ON_TRANSFER = ("A1", "A2")
-ON_SWEEP = ("A12", "A13", "A14", "A15")
+Limits = Mapping[str, float]
+EXACT = ("replay", "autograd")  # gradient modes of what runs
+NOT_AUDITED = "its gradient was not audited"
 
 
-def statistic(check: str, values: pd.Series) -> float:
-    """What a check is judged by over the images: the worst, but for `QUANTILE` and `MEAN`; NaN if any is missing."""
-    if values.isna().any():
-        return math.nan
-    return float(values.mean() if check in MEAN else values.quantile(QUANTILE.get(check, 1.0)))
+def _worst(values: pd.Series, limits: Limits) -> float:
+    return float(values.max())
 
 
-def audits(frame: pd.DataFrame, limits: Mapping[str, float]) -> pd.DataFrame:
-    """One row per audited purifier: the statistic of every check, and whether all are within their limits."""
-    records = []
-    for purifier, own in frame.groupby("purifier", sort=False):
-        seen = {check: statistic(check, own[check]) for check in MEANING}
-        failed = [MEANING[check] for check in MEANING if not seen[check] <= limits[check]]
-        cosines = {name: float(own[name].mean()) for name in own if name.endswith("_cosine")}
-        record = {"purifier": purifier, "n": len(own), **seen, **cosines}
-        records.append({**record, "reliable": not failed, "why": "; ".join(failed)})
-    return pd.DataFrame(records)
+def _mean(values: pd.Series, limits: Limits) -> float:
+    return float(values.mean())
 
 
-def faults(frame: pd.DataFrame, limits: Mapping[str, float], evaluated: Sequence[str]) -> dict[str, str]:
-    """Purifier -> why its attacks mean nothing, for those whose audit fails or is missing."""
-    table = audits(frame, limits)
-    found = dict(zip(table.purifier, table.why, strict=True))
-    reasons = {name: found.get(name, "its gradient was not audited") for name in dict.fromkeys(evaluated)}
-    return {name: why for name, why in reasons.items() if why}
+def forgiven_images(images: int, limits: Limits) -> int:
+    """How many of the audited images a check by counting forgives: the whole part of the share `exceptions`."""
+    return math.floor(limits["exceptions"] * images + 1e-9)
 
 
-def _attacked(rows: Rows, row: Mapping[str, Any]) -> list[str]:
-    """Nothing without an attack; transferred images come from the undefended classifier."""
-    attack = row["attack"]
-    return [] if attack in NO_ATTACK else ["identity"] if attack == "transfer" else [row["purifier"]]
+def _after_exceptions(values: pd.Series, limits: Limits) -> float:
+    """The largest value but for the images that are forgiven."""
+    ordered = values.sort_values(ascending=False)
+    return float(ordered.iloc[forgiven_images(len(ordered), limits)])
 
 
-def _fitted(rows: Rows, row: Mapping[str, Any]) -> list[str]:
-    """Purifiers of the sweep up to the subset's largest t*, and the anchor."""
-    limit, entries = rows.settings["fit"]["subsets"][row["subset"]], rows.settings["purifiers"]
-    chosen = [name for name in rows.settings["run"]["sweep"] if not entries[name].get("t_star", 0) > limit]
-    return [*chosen, "identity"] if row.get("anchor") == "with" else chosen
+@dataclass(frozen=True)
+class Check:
+    """One column of the audit and what it is judged by.
 
-
-def _claimed(rows: Rows, row: Mapping[str, Any]) -> list[str]:
-    claim, run = row["claim"], rows.settings["run"]
-    if claim in UNATTACKED:
-        return []
-    if claim in ON_TRANSFER:
-        return ["identity"]
-    return [*run["sweep"], "identity"] if claim in ON_SWEEP else [rows.headline]
-
-
-RELIES: dict[str, Callable[[Rows, Mapping[str, Any]], Iterable[str]]] = {
-    "claims": _claimed,
-    "robustness": _attacked,
-    "fuzzy": _attacked,
-    "points": lambda rows, row: [row["purifier"]],
-    "fit": _fitted,
-    "prediction": _fitted,
-    "controls": lambda rows, row: [row["purifier"], *rows.settings["run"]["sweep"]],
-    "directional_compression": _attacked,
-    "distances": lambda rows, row: ["identity"] if row["start"] == "adversarial" else [],
-    "spectrum": lambda rows, row: [row["purifier"]] if row["model"] == "trained" else [],
-    "attack_adequacy": lambda rows, row: [row["purifier"]],
-    "gradient_noise": lambda rows, row: [row["purifier"]],
-    "attack_strength": lambda rows, row: [row["purifier"]],
-    "ledger": lambda rows, row: [row["purifier"]] if row["attack"] != "none" else [],
-    "defences": lambda rows, row: [row["purifier"], row["against"]],
-    "paired": lambda rows, row: [row["purifier"], row["against"]],
-    "ladder": lambda rows, row: [row["purifier"]],
-    "expectations": lambda rows, row: [row["purifier"]],
-}
-
-
-def reason(rows: Rows, purifiers: Iterable[str]) -> str:
-    """Why what rests on these purifiers is unreliable; empty when it is not."""
-    wrong = rows.unreliable
-    return "; ".join(f"{name}: {wrong[name]}" for name in dict.fromkeys(purifiers) if name in wrong)
-
-
-def marked(name: str, table: pd.DataFrame, rows: Rows) -> pd.DataFrame:
-    """The table with columns `reliable` and `why`; a claim that rests on a failed audit decides nothing.
-
-    Tables whose numbers need neither an attack nor a derivative are returned as they are.
+    meaning    what is wrong with a purifier beyond the limit
+    statistic  of the column over the images
+    at_least   whether the limit is the smallest good value instead of the largest
+    derivative whether it needs a derivative;  exact: whether it says nothing about an approximate gradient
+    double     whether it needs float64
     """
-    if name not in RELIES:
-        return table
-    reasons = [reason(rows, RELIES[name](rows, row)) for row in table.to_dict("records")]
-    noted = table.assign(reliable=[not why for why in reasons], why=reasons)
-    if name == "claims":
-        noted.loc[~noted.reliable, ["verdict", "holm"]] = "inconclusive"
-    return noted
+
+    meaning: str
+    statistic: Callable[[pd.Series, Limits], float] = _worst
+    at_least: bool = False
+    derivative: bool = True
+    exact: bool = False
+    double: bool = False
 
 
-def daggered(table: pd.DataFrame) -> pd.DataFrame:
-    """For people: a dagger behind the first cell of every unreliable row."""
-    if "reliable" not in table:
-        return table
-    first = table.columns[0]
-    cells = [value if good else f"{value} {DAGGER}" for value, good in zip(table[first], table.reliable, strict=True)]
-    return table.assign(**{first: cells})
+# The purifier is no function of an image and its noise: whatever else is seen follows from that.
+CAUSES = {
+    "repeat_difference": Check("the same noise gives different results", derivative=False),
+    "batch_difference": Check("its result depends on the other images of the batch", derivative=False),
+    "recorded_difference": Check("it is another function while gradients are recorded"),
+    "gradient_repeat": Check("the same gradient taken twice differs"),
+}
+# The gradient is not what it says it is.
+DEFECTS = {
+    "replay_difference": Check("the replayed gradient differs from the gradient", exact=True),
+    "finite_difference": Check("the gradient is not the derivative of what runs", _after_exceptions, exact=True),
+    "not_finite": Check("the gradient has NaN or infinity"),
+    "sign_mass": Check("rounding decides the sign of the gradient", _mean, double=True),
+}
+# The gradient is right and may still lead nowhere: nothing is overstated where little robustness is left.
+HINTS = {
+    "zero_gradient": Check("the gradient vanishes where the loss changes", _mean),
+    "linearity": Check(
+        "the gradient does not foresee what a quarter of the budget changes", _mean, at_least=True, exact=True
+    ),
+}
+# A reason to look for a better attack, and no more: many good purifiers clamp.
+NOTES = {"masked": Check("clamping or rounding stops the gradient", _mean, exact=True)}
+CHECKS = {**CAUSES, **DEFECTS, **HINTS, **NOTES}
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What the audit of one attack on one purifier says.
+
+    images       audited
+    seen         what every check is judged by; NaN where it was not asked or not measured
+    wrong        reasons that hold whatever the accuracy
+    hints        reasons to doubt an accuracy that is not near zero
+    notes        reasons to look for a better attack
+    unmeasured   what could not be measured, and why
+    """
+
+    images: int
+    seen: Mapping[str, float]
+    wrong: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    unmeasured: tuple[str, ...] = ()
+
+
+def _reason(frame: pd.DataFrame, column: str) -> str:
+    return next((str(text) for text in frame[column] if text), "")
+
+
+def _worst_stages(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per image: every column of its worst stage."""
+    names = [*CHECKS, "linearity_budget"]
+    if frame["image"].is_unique:
+        return frame[names]
+    lowest = [name for name in names if name == "linearity_budget" or CHECKS[name].at_least]
+    how = {name: "min" if name in lowest else "max" for name in names}
+    return frame.groupby("image").agg(how)
+
+
+def _statistic(values: pd.Series, check: Check, limits: Limits) -> float:
+    """What a check is judged by; NaN without a value."""
+    measured = values.dropna()
+    return check.statistic(measured, limits) if len(measured) else math.nan
+
+
+def _within(name: str, value: float, limits: Limits) -> bool:
+    """Whether a check holds; what was not measured is not wrong."""
+    if math.isnan(value):
+        return True
+    return value >= limits[name] if CHECKS[name].at_least else value <= limits[name]
+
+
+def _unmeasured(frame: pd.DataFrame, seen: Mapping[str, float], asked: Mapping[str, Check]) -> tuple[str, ...]:
+    """Sentences about checks that were asked and have no value, by their cause."""
+    found = []
+    no_derivative = _reason(frame, "no_derivative")
+    no_double = _reason(frame, "no_double")
+    if no_derivative:
+        found.append(f"nothing about a gradient: {no_derivative}")
+    elif no_double:
+        names = [name for name, check in asked.items() if check.double and math.isnan(seen[name])]
+        found.append(f"{', '.join(names)}, and finite differences were taken in float32: {no_double}")
+    elif math.isnan(seen["linearity"]) and "linearity" in asked:
+        found.append("linearity: no random change of a quarter of the budget changes the margin")
+    return tuple(found)
+
+
+def examine(frame: pd.DataFrame, limits: Limits, *, approximate: bool = False) -> Examination:
+    """The verdict of an audit.
+
+    frame        rows of one purifier under one attack, all stages (columns: docs/rows.md)
+    limits       section `reliability` of the configuration
+    approximate  whether the purifier declares that its gradient stands in for a derivative
+    """
+    stands_in = approximate or not frame.gradient.isin(EXACT).any()
+    worst = _worst_stages(frame)
+    seen = {name: _statistic(worst[name], check, limits) for name, check in CHECKS.items()}
+    asked = {name: check for name, check in CHECKS.items() if not (check.exact and stands_in)}
+    if approximate:
+        asked |= {"linearity": HINTS["linearity"], "replay_difference": DEFECTS["replay_difference"]}
+        # a declared staircase is linear at the scale of several of its steps
+        budget = _statistic(worst.linearity_budget, HINTS["linearity"], limits)
+        seen["linearity"] = max(seen["linearity"], budget)
+    failed = [name for name in asked if not _within(name, seen[name], limits)]
+    causes = [CHECKS[name].meaning for name in failed if name in CAUSES]
+    return Examination(
+        images=frame.image.nunique(),
+        seen={name: value if name in asked else math.nan for name, value in seen.items()},
+        wrong=tuple(causes or [CHECKS[name].meaning for name in failed if name in DEFECTS]),
+        hints=() if causes else tuple(CHECKS[name].meaning for name in failed if name in HINTS),
+        notes=() if causes else tuple(CHECKS[name].meaning for name in failed if name in NOTES),
+        unmeasured=() if causes else _unmeasured(frame, seen, asked),
+    )
+
+
+def detectable_share(images: int, forgiven: int = 0) -> float:
+    """Smallest share of images with a defect that is found with a probability of .95.
+
+    It is found when more than `forgiven` of the audited images have it: the exact upper bound (Clopper and Pearson
+    1934, one-sided) of a share of which `forgiven` in `images` were seen.
+    """
+    if forgiven >= images:
+        return 1.0
+    return float(beta.ppf(CONFIDENCE, forgiven + 1, images - forgiven))

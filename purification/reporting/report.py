@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from purification.reporting.claim import SELF_CHECKS
-from purification.reporting.reliability import DAGGER, daggered
+from purification.reporting.marks import DAGGER, daggered
 
 PACKAGES = (
     "torch",
@@ -93,7 +93,8 @@ def render(material: Material) -> str:
         headline=material.settings["run"]["headline"],
         claims=claims,
         dagger=DAGGER,
-        unreliable=_unreliable(material.tables.get("reliability", pd.DataFrame())),
+        unreliable=_marked(material.tables.get("unreliable", pd.DataFrame())),
+        unmeasured=_unmeasured(material.tables.get("unreliable", pd.DataFrame())),
         words=TONES,
         counts=_counts([claim for claim in claims if claim["claim"] not in SELF_CHECKS]),
         answer=list(_answer(claims)),
@@ -107,9 +108,14 @@ def render(material: Material) -> str:
     )
 
 
-def _unreliable(table: pd.DataFrame) -> list[Mapping[str, Any]]:
-    """Purifiers whose audit failed."""
-    return [row for row in table.to_dict("records") if not row["reliable"]]
+def _marked(table: pd.DataFrame) -> list[Mapping[str, Any]]:
+    """Evaluations that do not count."""
+    return [row for row in table.to_dict("records") if row["marked"]]
+
+
+def _unmeasured(table: pd.DataFrame) -> list[Mapping[str, Any]]:
+    """Evaluations of which something could not be measured."""
+    return [row for row in table.to_dict("records") if row["unmeasured"]]
 
 
 def _ledger(table: pd.DataFrame) -> dict[str, Any]:

@@ -13,13 +13,21 @@ import pandas as pd
 
 from purification import statistics
 from purification.philox import generator
-from purification.reporting.reliability import faults
+from purification.reporting.known import Known, accuracy, known_results
+from purification.reporting.reliability import Examination, examine
+from purification.reporting.verdict import Verdict, judge_purifier, why_of
 from purification.statistics import Array, Estimate
 
 KINDS = (
     *("purified", "compression", "distances", "randomness", "jacobian"),
     *("audit", "attack_strength", "attack_adequacy", "gradient_noise", "anomaly", "certificates"),
 )
+
+
+WORST_KNOWN = "worst_known"  # attack and column of labels of what all attacks together leave
+WRONG = -1  # label of nothing
+# Kind of rows -> the columns that tell its variations of attacks apart.
+VARIED = {"attack_strength": ["steps"], "attack_adequacy": ["attack", "steps", "random_start", "restarts", "draws"]}
 
 
 def _read(path: str) -> pd.DataFrame:
@@ -68,11 +76,120 @@ class Rows:
         return samples
 
     @cached_property
+    def evaluated(self) -> list[str]:
+        """Purifiers that the base attack runs on."""
+        run = self.settings["run"]
+        return list(dict.fromkeys([*run["sweep"], *run["controls"]]))
+
+    @cached_property
+    def verdicts(self) -> dict[str, Verdict]:
+        """Purifier -> whether its attacks count (`verdict`); empty without rows of audits."""
+        if "audit" not in self.frames:
+            return {}
+        return {name: self._judged(name) for name in self.evaluated}
+
+    def _judged(self, purifier: str) -> Verdict:
+        return judge_purifier(
+            self.examinations.get((purifier, self.base_attack)),
+            self._purified[purifier],
+            self.known(purifier),
+            self.settings["reliability"],
+            base=self.base_attack,
+            norm=self.settings["threat"]["norm"],
+        )
+
+    @cached_property
     def unreliable(self) -> dict[str, str]:
-        """Purifier -> why its attacks mean nothing (`reliability`); empty without rows of audits."""
-        run, limits = self.settings["run"], self.settings["reliability"]
-        evaluated = [*run["sweep"], *run["controls"]]
-        return faults(self.frames["audit"], limits, evaluated) if "audit" in self.frames else {}
+        """Purifier -> why its attacks mean nothing; empty without rows of audits."""
+        return why_of(self.verdicts)
+
+    @cached_property
+    def unreliable_attacks(self) -> dict[tuple[str, str], str]:
+        """(purifier, attack) -> what is wrong with the gradient of an attack beside the base attack."""
+        if "audit" not in self.frames:
+            return {}
+        found = {}
+        for (purifier, attack), own in self.examinations.items():
+            known = self.verdicts[purifier].why if purifier in self.verdicts else ()
+            new = [reason for reason in (*own.wrong, *own.hints) if reason not in known]
+            if attack != self.base_attack and new:
+                found[purifier, attack] = "; ".join(new)
+        return found
+
+    @cached_property
+    def examinations(self) -> dict[tuple[str, str], Examination]:
+        """(purifier, attack) -> what its audit says."""
+        found = {}
+        for (purifier, attack), own in self.frames["audit"].groupby(["purifier", "attack"], sort=False):
+            approximate = self.settings["purifiers"][purifier].get("derivative") == "approximate"
+            found[purifier, attack] = examine(own, self.settings["reliability"], approximate=approximate)
+        return found
+
+    def known(self, purifier: str, against: str | None = None) -> Known:
+        """What all attacks leave of a purifier with frozen noise, image by image.
+
+        against  another purifier: only attacks that were run on both count then
+        """
+        key = (purifier, against)
+        if key not in self._known:
+            among = None if against is None else set(self._attacks(purifier)) & set(self._attacks(against))
+            self._known[key] = known_results(
+                self._purified[purifier],
+                self.base_attack,
+                norm=self.settings["threat"]["norm"],
+                epsilon=self.settings["threat"]["epsilon"],
+                others=self._variations(purifier),
+                among=among,
+            )
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, str | None], Known]:
+        """What `known` found before."""
+        return {}
+
+    @cached_property
+    def _purified(self) -> dict[str, pd.DataFrame]:
+        """Purifier -> its rows of `purified`."""
+        return {str(name): rows for name, rows in self.frames["purified"].groupby("purifier", sort=False)}
+
+    def _attacks(self, purifier: str) -> list[str]:
+        return [*self.attacks_on(purifier), *self._variations(purifier)]
+
+    def _variations(self, purifier: str) -> dict[str, pd.Series]:
+        """Variations of attacks that know the noise, within the budget: name -> image -> whether it stayed right."""
+        found = {}
+        for kind, name_of in (("attack_strength", self._strength), ("attack_adequacy", self._variation)):
+            if kind not in self.frames:
+                continue
+            frame = self.frames[kind]
+            for key, rows in frame[(frame.purifier == purifier) & (frame.scale == 1.0)].groupby(VARIED[kind]):
+                name = name_of(dict(zip(VARIED[kind], key, strict=True)))
+                if name:
+                    found[name] = rows.set_index("image").correct.astype(float)
+        return found
+
+    def _strength(self, varied: Mapping[str, Any]) -> str:
+        return f"{self.base_attack} in {varied['steps']} steps"
+
+    def _variation(self, varied: Mapping[str, Any]) -> str:
+        """Name of a variation; empty for attacks that do not know the noise."""
+        attack = varied["attack"]
+        if self.settings["attacks"][attack]["knowledge"] != "both":
+            return ""
+        parts = [f"{varied[key]} {key}" for key in ("steps", "restarts")]
+        start = " from random starts" if varied["random_start"] else ""
+        return f"{attack} with {', '.join(parts)}{start}"
+
+    def known_frame(self, purifier: str, against: str | None = None) -> pd.DataFrame:
+        """Rows of the images of the base attack, column `worst_known`: the label where they stayed right, else -1."""
+        own = self.purified(purifier, self.base_attack)[["image", "label"]]
+        worst = self.known(purifier, against).worst.reindex(own.image).to_numpy()
+        return own.assign(**{WORST_KNOWN: np.where(worst, own.label, WRONG)})
+
+    def worst_known(self, purifier: str, against: str | None = None) -> Estimate:
+        """Accuracy that all attacks together leave with frozen noise."""
+        return accuracy(self.known(purifier, against).worst)
 
     @property
     def headline(self) -> str:
@@ -81,6 +198,13 @@ class Rows:
     @property
     def base_attack(self) -> str:
         return str(self.settings["base_attack"])
+
+    @property
+    def base_steps(self) -> int:
+        """Steps of the base attack, or of its first stage that has steps."""
+        entry = self.settings["attacks"][self.base_attack]
+        stages = [entry, *entry.get("stages", [])]
+        return int(next(stage["steps"] for stage in stages if "steps" in stage))
 
     def purified(self, purifier: str, attack: str) -> pd.DataFrame:
         """Rows of one (purifier, attack), one per image."""

@@ -22,9 +22,9 @@ from purification.reporting.ledger import ledger
 from purification.reporting.pairs import paired
 from purification.reporting.path_ends import LAST, growth, path_ends
 from purification.reporting.protocol import three, under_knowledge, with_controls
-from purification.reporting.reliability import audits
 from purification.reporting.rows import Rows, columns, fixed_correct
 from purification.reporting.spectra import joint_error, means
+from purification.reporting.verdict_tables import known_noise, reliability, unreliable
 
 CUTS = (0.25, 1.0)
 
@@ -189,15 +189,7 @@ def attack_strength(rows: Rows) -> pd.DataFrame:
 
 def audit(rows: Rows) -> pd.DataFrame:
     """Everything the evaluation checks about itself."""
-    checks = [{"check": n, "holds": bool(ok), "seen": seen} for n, (ok, seen) in attack_checks(rows).items()]
-    return pd.DataFrame(checks)
-
-
-def reliability(rows: Rows) -> pd.DataFrame:
-    """The gradient audit of every evaluated purifier: what each check is judged by, and the verdict."""
-    if "audit" not in rows.frames:
-        return pd.DataFrame()
-    return audits(rows.frames["audit"], rows.settings["reliability"])
+    return pd.DataFrame([{"check": name, **vars(check)} for name, check in attack_checks(rows).items()])
 
 
 def subsets(rows: Rows) -> pd.DataFrame:
@@ -229,6 +221,7 @@ def settings(rows: Rows) -> pd.DataFrame:
 TABLES: dict[str, Callable[[Rows], pd.DataFrame]] = {
     "claims": judge_all,
     "robustness": robustness,
+    "known_noise": known_noise,
     "fuzzy": fuzzy,
     "points": points,
     "fit": fit,
@@ -249,6 +242,7 @@ TABLES: dict[str, Callable[[Rows], pd.DataFrame]] = {
     "expectations": expectations,
     "audit": audit,
     "reliability": reliability,
+    "unreliable": unreliable,
     "subsets": subsets,
     "settings": settings,
     "anomaly": anomaly,

@@ -18,6 +18,7 @@ from adversarial_files import write_images
 from purification.data import Dataset, load_dataset
 from purification.defence import Defence
 from purification.journal import Journal
+from purification.measure.whole_audit import Twins
 from purification.models.denoisers import Denoiser
 from purification.purifiers import Purifier, make_purifier
 from purification.schedule import Schedule
@@ -305,7 +306,11 @@ def audits(
 ) -> None:
     weights = torch.linspace(-1, 1, 640).sin().view(64, 10)
     defence = Defence(twins["trained"], lambda x: x.flatten(1) @ weights.to(x.dtype), 2)
-    audit_gradients(dataset, defence, defence, {**settings, "difference_step": 1e-6}, output=output, journal=journal)
+    plain, closeness = Twins(defence, defence), {"directions": 2, "changes": 2}
+    common = {"kind": "pgd", "knowledge": "both", "norm": "linf", "epsilon": 0.1, "loss": "ce"}
+    attacks = {gradient: {**common, "gradient": gradient} for gradient in ("replay", "bpda")}
+    seen = dict.fromkeys(attacks, plain)
+    audit_gradients(dataset, plain, seen, attacks, {**settings, **closeness}, 1e9, output=output, journal=journal)
 
 
 MEASUREMENTS = {

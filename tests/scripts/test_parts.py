@@ -105,7 +105,7 @@ class Lab:
             "classifier": self.classifier,
             "denoiser": self.denoiser,
         }
-        inputs |= {"null": self.denoiser, "denoisers": self.denoiser, "user_code": [], "parts": list(parts)}
+        inputs |= {"null": self.denoiser, "user_code": [], "parts": list(parts)}
         inputs["after"] = [str(self.folder / "fixed.safetensors")] if "after" in params.get("settings", {}) else []
         both = [str(self.folder / f"{name}.safetensors") for name in ("fixed", "few")]
         inputs["adversarial"] = both[0] if stage == "measure_distances" else both
@@ -162,10 +162,10 @@ STAGES: dict[str, tuple[list[str], dict[str, Any]]] = {
         },
     ),
     "audit_gradients": (
-        ["unet", "blur"],
+        ["rows"],
         {
-            "purifiers": [{**PURIFIER, "denoiser": "unet"}, CONFIG["purifiers"]["blur"]],
-            "settings": {**EVALUATION, "images": 9, "surrogate_steps": 1, "difference_step": 1e-7},
+            "attacks": {name: attack(name) for name in ("fixed", "eot", "surrogate", "bpda")},
+            "settings": {**EVALUATION, "images": 9, "surrogate_steps": 1, "directions": 2, "changes": 2},
         },
     ),
     **{f"attack_images {name}": (["images"], {"settings": attack(name)}) for name in CONFIG["attacks"]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,11 @@ from purification.measure.audit import Sample
 from purification.measure.gradient_noise import gradient_noise
 from purification.noise import NoiseSource
 from purification.purifiers import FunctionPurifier
-from purification.reporting.adequacy import adequacy_checks, along, attack_adequacy
+from purification.reporting.adequacy import adequacy_checks, along, attack_adequacy, stronger_attack
 from purification.reporting.rows import Rows
-from workflow_scripts.measure_attack_adequacy import measure_attack_adequacy, varied
+from purification.reporting.self_check import SelfCheck
+from workflow_scripts.measure_attack_adequacy import measure_attack_adequacy
+from workflow_scripts.variations import head_of, steps_of, varied, with_steps
 
 SHAPE = (1, 16, 16)
 REFERENCE = 128
@@ -97,7 +100,7 @@ def test_attacks_are_judged_on_the_noise_they_know_or_on_fresh_draws(tmp_path: P
     assert set(frame[frame.attack == "fresh"].correct.mul(3).round(9)) <= {0.0, 1.0, 2.0, 3.0}
 
 
-ENTRY = {"steps": 20, "step_size": 0.125, "draws": 10, "random_start": False, "epsilon": 0.1, "loss": "ce"}
+ENTRY = {"steps": 20, "step_size": 0.125, "draws": 10, "random_start": False, "epsilon": 0.1, "restarts": 1}
 
 
 def test_a_variation_changes_what_it_names_and_keeps_the_length_of_the_way() -> None:
@@ -108,7 +111,31 @@ def test_a_variation_changes_what_it_names_and_keeps_the_length_of_the_way() -> 
     assert again == {**ENTRY, "restarts": 3, "random_start": True}
 
 
-def rows_with(correct: dict[int, list[float]], axis: str = "draws") -> Rows:
+APGD: dict[str, Any] = {"kind": "apgd", "steps": 10, "loss": "ce", "draws": 1, "restarts": 1, "epsilon": 0.1}
+SEQUENCE: dict[str, Any] = {
+    "kind": "sequence",
+    "epsilon": 0.1,
+    "stages": [{"kind": "square", "queries": 5, "restarts": 1}, {**ENTRY, "draws": 1}, {**APGD, "steps": 5}],
+}
+
+
+def test_steps_of_auto_pgd_have_no_size() -> None:
+    assert with_steps(APGD, 30) == {**APGD, "steps": 30}
+    assert head_of(APGD) == {"steps": 10, "random_start": True, "restarts": 1, "draws": 1}
+
+
+def test_the_stages_of_a_sequence_keep_their_proportions() -> None:
+    assert steps_of(SEQUENCE) == 20
+    queries, plain, auto = varied(SEQUENCE, {"steps": 40, "restarts": 2, "scale": 2.0})["stages"]
+    assert queries == {"kind": "square", "queries": 5, "restarts": 2}
+    assert (plain["steps"], plain["step_size"], plain["restarts"], plain["random_start"]) == (40, 0.0625, 2, True)
+    assert (auto["steps"], auto["restarts"]) == (10, 2)
+    assert varied(SEQUENCE, {"scale": 2.0})["epsilon"] == 0.2
+    assert with_steps(SEQUENCE, 1)["stages"][2]["steps"] == 1, "a quarter of a step is one"
+    assert varied(SEQUENCE, {})["stages"] == SEQUENCE["stages"]
+
+
+def rows_with(correct: dict[int, list[float]], axis: str = "draws", **frames: pd.DataFrame) -> Rows:
     base = {"purifier": "ddpm_150", "attack": "eot", "scale": 1.0, "steps": 9, "restarts": 1, "draws": 1, "judged": 2}
     base["random_start"] = False
     parts = [
@@ -116,16 +143,51 @@ def rows_with(correct: dict[int, list[float]], axis: str = "draws") -> Rows:
         for value, seen in correct.items()
     ]
     rows = made_up_rows()
-    return Rows({**rows.frames, "attack_adequacy": pd.concat(parts)}, rows.settings)
+    return Rows({**rows.frames, "attack_adequacy": pd.concat(parts), **frames}, rows.settings)
+
+
+def check_of(rows: Rows) -> tuple[str, SelfCheck]:
+    """The only check of a variation."""
+    ((name, check),) = ((name, check) for name, check in adequacy_checks(rows).items() if name.startswith("eot"))
+    return name, check
 
 
 @pytest.mark.parametrize("axis", ["steps", "restarts", "draws"])
 def test_a_check_fails_when_more_makes_the_attack_stronger(axis: str) -> None:
     same, lower = [1.0, 0.5, 0.0, 0.5] * 10, [0.5, 0.0, 0.0, 0.0] * 10
-    ((name, (holds, seen)),) = adequacy_checks(rows_with({1: lower, 4: same, 8: lower}, axis)).items()
-    assert name == f"eot: 8 {axis} against 4" and not holds and seen.startswith("accuracy -37.5 [")
-    ((_, (holds, seen)),) = adequacy_checks(rows_with({1: same, 4: lower, 8: lower}, axis)).items()
-    assert holds and seen == "accuracy +0.0 [-6.6, +6.6] points, 40 images"
+    name, check = check_of(rows_with({1: lower, 4: same, 8: lower}, axis))
+    assert name == f"eot: 8 {axis} against 4"
+    assert check.verdict == "fail" and check.seen.startswith("takes +37.5 points")
+
+
+def test_nothing_found_on_few_images_decides_nothing_and_on_many_it_does() -> None:
+    for count, verdict in ((1, "inconclusive"), (40, "inconclusive"), (400, "pass")):
+        _, check = check_of(rows_with({4: [1.0, 0.0, 0.0] * count, 8: [1.0, 0.0, 0.0] * count}))
+        assert check.verdict == verdict, count
+        assert f"{3 * count} images" in check.seen
+
+
+def attacked(right: list[bool], attack: str) -> pd.DataFrame:
+    labels = [3 if each else 4 for each in right]
+    columns = {"label": 3, "fixed": labels, "size_linf": 0.1, "own_accuracy": np.nan, "response": 0.5}
+    return pd.DataFrame({"purifier": "ddpm_150", "attack": attack, "image": range(len(right)), **columns})
+
+
+@pytest.mark.parametrize(
+    ("images", "taken", "verdict"),
+    [(300, 0, "pass"), (300, 1, "pass"), (300, 6, "inconclusive"), (300, 20, "fail"), (60, 0, "inconclusive")],
+)
+def test_the_stronger_attack_must_take_less_than_the_margin(images: int, taken: int, verdict: str) -> None:
+    """.02 of 300 images are six."""
+    base = attacked([True] * images, "fixed")
+    strong = attacked([number >= taken for number in range(images)], "stronger")
+    rows = rows_with({1: [1.0]}, purified=pd.concat([base, strong]))
+    assert stronger_attack(rows, "ddpm_150").verdict == verdict
+
+
+def test_a_stronger_attack_that_did_not_run_decides_nothing() -> None:
+    rows = rows_with({1: [1.0]}, purified=attacked([True] * 10, "fixed"))
+    assert stronger_attack(rows, "ddpm_150").verdict == "inconclusive"
 
 
 def test_only_variations_of_one_setting_are_compared() -> None:

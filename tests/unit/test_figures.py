@@ -24,6 +24,7 @@ from purification.reporting.rows import KINDS, Rows
 
 ROOT = Path(__file__).parents[2]
 IMAGES, DRAWS, SIDE = 12, 10, 6
+EXTRA = ("challenge_attack", "adequacy_attack")  # keys of attacks that run beside those of run.attacks
 MODELS = {"trained": 1.0, "null": 0.8}
 
 
@@ -41,14 +42,25 @@ def rate(entry: dict[str, Any]) -> float:
     return float(1.0 / (1.0 + entry.get("t_star", 0) / 60.0))
 
 
+def base_right(run: dict[str, Any], purifier: str) -> np.ndarray:
+    """Images that the base attack leaves right; no other attack breaks one of them."""
+    robust = 0.9 / (1.0 + np.exp(12.0 * (rate(run["purifiers"][purifier]) - 0.35)))
+    rng = np.random.default_rng(sum(map(ord, purifier)))
+    return np.asarray(rng.random(IMAGES) < robust)
+
+
 def purified(run: dict[str, Any], purifier: str, rng: np.random.Generator) -> pd.DataFrame:
-    entry, parts = run["purifiers"][purifier], []
+    parts, attacked = [], base_right(run, purifier)
+    label = rng.integers(0, 10, IMAGES)
     own = [attack for attack, names in run["run"]["attacks"].items() if purifier in names]
-    robust = 0.9 / (1.0 + np.exp(12.0 * (rate(entry) - 0.35)))
-    for attack in ["clean", "random", "transfer", run["base_attack"], *own]:
-        chance = 0.9 if attack in ("clean", "random", "transfer") else robust
-        label = rng.integers(0, 10, IMAGES)
+    extra = [run[key] for key in EXTRA if key in run]
+    for attack in ["clean", "random", "transfer", run["base_attack"], *own, *extra]:
+        chance = 0.9 if attack in ("clean", "random", "transfer") else attacked.mean()
         right = rng.random((IMAGES, DRAWS + 2)) < chance
+        if attack == run["base_attack"] or attack in extra:
+            right[:, 1] = attacked
+        else:
+            right[:, 1] |= attacked
         seen = np.where(right, label[:, None], (label[:, None] + 1) % 10)
         columns = {
             "attack": attack,
@@ -57,6 +69,9 @@ def purified(run: dict[str, Any], purifier: str, rng: np.random.Generator) -> pd
             "unpurified": seen[:, 0],
             "fixed": seen[:, 1],
             "compression": rng.random(IMAGES) if attack != "clean" else np.nan,
+            "size_linf": 0.0 if attack == "clean" else 0.1,
+            "own_accuracy": right[:, 1].astype(float) if attack == run["base_attack"] else np.nan,
+            "response": 0.0 if attack == "clean" else 0.5,
         }
         drawn = {"varied": list(seen[:, 2:]), "matched_varied": list(seen[:, 2:])}
         known = {name: list(seen[:, 2:4]) for name in ("fixed_forward", "fixed_reverse", "semi")}
@@ -112,6 +127,8 @@ def strength(run: dict[str, Any], purifier: str, rng: np.random.Generator) -> pd
     parts = []
     for variation in run["attack_strength"]["undefended" if purifier == "identity" else "defended"]:
         correct = rng.random(IMAGES) < 1.0 / (1.0 + np.exp(12.0 * (variation["scale"] - 0.35)))
+        if variation["scale"] == 1.0:
+            correct = base_right(run, purifier)
         head = {"purifier": purifier, **variation, "epsilon": variation["scale"] * run["threat"]["epsilon"]}
         controls = {"correct_clean": True, "correct_matched": True}
         parts.append(pd.DataFrame({**head, "image": range(IMAGES), "correct": correct, **controls}))

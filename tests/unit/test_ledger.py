@@ -14,7 +14,7 @@ import yaml
 from test_figures import made_up_rows
 
 from purification.reporting.ledger import as_number, compare, ledger
-from purification.reporting.reliability import marked
+from purification.reporting.marks import marked
 from purification.reporting.report import Material, render
 from purification.reporting.rows import Rows
 from purification.statistics import wilson

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from purification import statistics
 from purification.reporting.figures import style
 from purification.reporting.figures.style import Extras
-from purification.reporting.rows import Rows, varied_correct
+from purification.reporting.rows import WORST_KNOWN, Rows, varied_correct
 from purification.statistics import Estimate
 
 Rung = tuple[str, str, str, str]  # what is shown, attack, estimand, colour
@@ -32,8 +32,10 @@ def robustness(rows: Rows, extras: Extras) -> Figure:
         _rungs(axis, [(rung, found[purifier, rung]) for rung in rungs])
         if axis not in axes[:, 0]:
             axis.set_yticklabels([])
-    undefended = rows.fixed("identity", rows.base_attack) if _has(rows, "identity", rows.base_attack) else None
-    tail = f"; undefended classifier under the same attack: {undefended.value:.3f}" if undefended else ""
+    undefended = rows.worst_known("identity") if _has(rows, "identity", rows.base_attack) else None
+    tail = (
+        f"; undefended classifier under all attacks that know the noise: {undefended.value:.3f}" if undefended else ""
+    )
     style.note(figure, f"right: value (images); bars: 95 % score intervals over images, draws nested{tail}")
     return figure
 
@@ -51,6 +53,7 @@ def _ladder(rows: Rows) -> list[Rung]:
         (f"EOT, right in all {worst}", "eot", "worst", style.BLUE),
         ("BPDA, noise known", "bpda", "fixed", style.RED),
         ("exact gradient, noise known", rows.base_attack, "fixed", style.RED),
+        ("all attacks, noise known", rows.base_attack, WORST_KNOWN, style.RED),
     ]
 
 
@@ -61,6 +64,8 @@ def _accuracy(rows: Rows, purifier: str, rung: Rung) -> Estimate | None:
         return None
     if estimand == "fixed":
         return rows.fixed(purifier, attack)
+    if estimand == WORST_KNOWN:
+        return rows.worst_known(purifier)
     frame, evaluation = rows.purified(purifier, attack), rows.settings["evaluation"]
     correct, votes = varied_correct(frame), evaluation["votes"]
     if estimand == "mean":

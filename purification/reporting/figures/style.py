@@ -23,7 +23,7 @@ from matplotlib.font_manager import fontManager
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from purification.reporting.reliability import DAGGER, reason
+from purification.reporting.marks import DAGGER, reason
 from purification.reporting.rows import Rows
 from purification.statistics import Array
 

@@ -1,0 +1,50 @@
+"""What an attack of the configuration follows: the loss and the gradient of each of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from purification.measure.audit import Followed
+
+Entry = Mapping[str, Any]
+
+
+def _one(entry: Entry) -> list[Followed]:
+    return [Followed(entry["loss"], entry["gradient"])]
+
+
+def _fab(entry: Entry) -> list[Followed]:
+    """The linearised boundary between the true class and another: the difference of two logits."""
+    return [Followed("targeted_margin", entry["gradient"])]
+
+
+def _autoattack(entry: Entry) -> list[Followed]:
+    losses = ("ce", "dlr") if entry["version"] == "rand" else ("ce", "targeted_dlr", "targeted_margin")
+    return [Followed(loss, entry["gradient"]) for loss in losses]
+
+
+def _sequence(entry: Entry) -> list[Followed]:
+    return [followed for stage in entry["stages"] for followed in followed_by(stage)]
+
+
+def _nothing(entry: Entry) -> list[Followed]:
+    return []
+
+
+KINDS: dict[str, Callable[[Entry], list[Followed]]] = {
+    "pgd": _one,
+    "apgd": _one,
+    "own_draws": _one,
+    "diffattack": _one,
+    "diffhammer": _one,
+    "fab": _fab,
+    "autoattack": _autoattack,
+    "square": _nothing,
+    "sequence": _sequence,
+}
+
+
+def followed_by(entry: Entry) -> list[Followed]:
+    """One for each stage of an attack that follows a gradient; none for an attack without."""
+    return KINDS[entry["kind"]](entry)
