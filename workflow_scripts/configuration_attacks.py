@@ -48,9 +48,19 @@ def _target_problems(entry: Entry, classes: float) -> Iterator[tuple[str, str]]:
         yield "targets", f"expected a number with loss {entry['loss']!r}, got none — add the key"
     if "loss" in entry and not targeted and "targets" in entry:
         yield "targets", f"expected none with loss {entry['loss']!r}, got {entry['targets']} — remove it"
-    if entry.get("targets", 0) > classes - 1:
-        got = f"got {entry['targets']} — lower it"
-        yield "targets", f"expected at most {classes - 1}, the wrong classes of the dataset, {got}"
+    for key in ("targets", "fab_targets"):
+        if entry.get(key, 0) > classes - 1:
+            got = f"got {entry[key]} — lower it"
+            yield key, f"expected at most {classes - 1}, the wrong classes of the dataset, {got}"
+
+
+def _radius_problems(entry: Entry) -> Iterator[tuple[str, str]]:
+    radii = entry.get("radii", [1])
+    if radii != sorted(radii, reverse=True) or radii[-1] != 1:
+        yield "radii", f"expected numbers that fall to 1, got {shown(radii)} — write [3, 2, 1], or remove the key"
+    if len(radii) > 1 and entry["knowledge"] != "both":
+        wanted = "expected none unless knowledge is both"
+        yield "radii", f"{wanted}, got {shown(radii)} with {entry['knowledge']} — remove the key"
 
 
 def _knowledge_of(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -130,7 +140,7 @@ def attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
     classes = dataset.get("classes") or CLASSES.get(dataset["kind"], math.inf)
     for name, entry in config["attacks"].items():
         found = [*_randomness_problems(entry), *_target_problems(entry, classes), *_knowledge_of(entry)]
-        found += reach_problems(entry)
+        found += [*reach_problems(entry), *_radius_problems(entry)]
         if entry["kind"] == "pgd":
             found += _start_problems(entry)
         if name == config["base_attack"] and entry["knowledge"] != "both":

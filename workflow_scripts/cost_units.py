@@ -84,7 +84,8 @@ def _purify(context: Context, entry: str, images: float, size: int) -> Work:
 
 
 def _pgd(context: Context, entry: str, settings: Mapping[str, Any]) -> Work:
-    evaluations = (settings["steps"] + 1) * settings.get("restarts", 1) * settings.get("targets", 1)
+    one_run = settings["steps"] + len(settings.get("radii", [1]))
+    evaluations = one_run * settings.get("restarts", 1) * settings.get("targets", 1)
     attacked = _attacked(context, settings, context.gradients)
     return _gradients(context, entry, settings, math.ceil(evaluations * settings["draws"] * attacked))
 
@@ -119,7 +120,8 @@ def _autoattack(context: Context, entry: str, settings: Mapping[str, Any]) -> Wo
     if settings["version"] == "rand":
         return climb + climb
     towards = _pgd(context, entry, {**alone, "targets": settings["targets"]})
-    return climb + towards + _fab(context, entry, settings) + _square(context, entry, alone)
+    boundary = _fab(context, entry, {**settings, "targets": settings["fab_targets"]})
+    return climb + towards + boundary + _square(context, entry, alone)
 
 
 def _gradients(context: Context, entry: str, settings: Mapping[str, Any], count: int) -> Work:

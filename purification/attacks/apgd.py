@@ -1,13 +1,14 @@
 """Auto-PGD: projected gradient ascent that halves its own step where it stops gaining.
 
-Croce and Hein 2020, arXiv 2003.01690, Algorithm 1. Under l1 the number of moved pixels adapts in place of the momentum:
-Croce and Hein 2021, arXiv 2103.01208.
+Croce and Hein 2020, arXiv 2003.01690, Algorithm 1. Under l1 the number of moved pixels adapts in place of the momentum,
+and larger balls may be searched first: Croce and Hein 2021, arXiv 2103.01208.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ LENGTHS = {"linf": 2.0, "l2": 2.0, "l1": 1.0}  # of the first step, in units of 
 # Under l1: share of the pixels moved at first, its division at checkpoints, the fall of sparsity that resets the step,
 # the division of the step otherwise, and how far it may fall.
 SHARE, NARROWER, FELL, SHORTER, LEAST = 0.2, 1.5, 0.95, 1.5, 10.0
+EARLIER = 0.3  # share of the iterations in each of the larger balls
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class APGD:
     stop_when_broken   leave an image alone once its only draw is misclassified (fixed randomness)
     restarts           runs from different random starts
     targets            wrong classes attacked one after another, of targeted losses
+    radii              multiples of the budget whose balls are searched one after another, each from the best point of
+                       the one before; at most two larger ones, then 1
     """
 
     steps: int
@@ -58,16 +62,32 @@ class APGD:
     stop_when_broken: bool
     restarts: int
     targets: int = 0
+    radii: Sequence[float] = (1.0,)
 
     def __post_init__(self) -> None:
         check_averaging(self)
         check_targets(self.loss, self.targets)
+        check_radii(self.radii, self.redraw)
         if self.steps < 1 or self.restarts < 1:
             raise ValueError(f"expected steps >= 1 and restarts >= 1, got {self.steps} and {self.restarts}")
         if not (0 <= self.rho <= 1 and 0 < self.momentum <= 1):
             raise ValueError(f"expected rho in [0, 1], momentum in (0, 1], got {self.rho} and {self.momentum}")
         if self.stop_when_broken:
             check_stopping(self)
+
+
+def check_radii(radii: Sequence[float], redraw: bool) -> None:
+    """Raise ValueError unless the radii fall to 1, and larger ones are searched on known randomness only."""
+    if list(radii) != sorted(set(radii), reverse=True) or radii[-1] != 1 or len(radii) > 3:
+        raise ValueError(f"expected at most three radii that fall to 1, got {list(radii)} — write [3, 2, 1] or [1]")
+    if len(radii) > 1 and redraw:
+        raise ValueError(f"expected radii [1] with fresh draws, got {list(radii)} — larger balls need known randomness")
+
+
+def _iterations(steps: int, count: int) -> list[int]:
+    """Iterations in each of `count` balls: 30, 30 and 40 of 100; of very few the last ball, which counts, has all."""
+    earlier = min(math.ceil(EARLIER * steps), (steps - 1) // max(count - 1, 1))
+    return [earlier] * (count - 1) + [steps - earlier * (count - 1)]
 
 
 @dataclass(frozen=True)
@@ -96,16 +116,24 @@ class _Climb(Search):
     spread: Tensor
 
 
-def _begin(x: Tensor, problem: Problem) -> _Climb:
+def _begin(x: Tensor, problem: Problem, *, wide: bool) -> _Climb:
+    """The state at x; under l1 first steps move a fifth of the pixels (wide), or two thirds of those that differ."""
     zeros = torch.zeros(len(x), device=x.device)
+    spread = zeros + x[0].numel() if wide else _spread(x, problem)
+    share = zeros + SHARE if wide else spread / x[0].numel() / NARROWER
     return _Climb(
         **search_from(x),
         previous=x.clone(), best=x.clone(), best_slope=torch.zeros_like(x), best_loss=zeros - torch.inf,
         best_accuracy=zeros + 1, iteration=zeros.long(),
-        length=zeros + LENGTHS[problem.threat.norm] * problem.threat.epsilon, share=zeros + SHARE,
+        length=zeros + LENGTHS[problem.threat.norm] * problem.threat.epsilon, share=share,
         last=zeros + torch.inf, rises=zeros.clone(), checked=zeros + torch.inf, halved=zeros == 0,
-        spread=zeros + x[0].numel(),
+        spread=spread,
     )  # fmt: skip
+
+
+def _spread(x: Tensor, problem: Problem) -> Tensor:
+    """Number of pixels (n,) that differ from the clean image's."""
+    return (x != problem.images).flatten(1).sum(dim=1).to(x.dtype)
 
 
 def _record(at: _Climb, number: int, apgd: APGD) -> None:
@@ -139,7 +167,7 @@ def _check(at: _Climb, window: int, rho: float) -> None:
 
 def _check_sparsity(at: _Climb, problem: Problem) -> None:
     """Move as many pixels as the best iterate suggests; start again from it where they became fewer."""
-    spread = (at.best != problem.images).flatten(1).sum(dim=1).to(at.spread)
+    spread = _spread(at.best, problem)
     fewer = at.active & (spread / at.spread.clamp_min(1) < FELL)
     longest = LENGTHS["l1"] * problem.threat.epsilon
     at.length.div_(SHORTER).clamp_(longest / LEAST, longest)
@@ -172,10 +200,32 @@ def _advance(at: _Climb, number: int, problem: Problem, apgd: APGD) -> None:
         _move(at, number, problem, apgd)
 
 
+def _search(problem: Problem, apgd: APGD, journal: Journal, at: _Climb) -> _Climb:
+    run(problem, at, apgd, lambda state, turn: _advance(state, turn, problem, apgd), apgd.steps + 1, journal)
+    return at
+
+
+def _through_balls(problem: Problem, apgd: APGD, journal: Journal, number: int) -> _Climb:
+    """The search of the last ball, from the best point of the larger one before it, projected."""
+    counts = _iterations(apgd.steps, len(apgd.radii))
+    threats = [replace(problem.threat, epsilon=radius * problem.threat.epsilon) for radius in apgd.radii]
+    x = random_start(replace(problem, threat=threats[0]), number)
+    for place, (threat, steps) in enumerate(zip(threats, counts, strict=True)):
+        if not steps:
+            continue
+        within, last = replace(problem, threat=threat), place == len(threats) - 1
+        settings = replace(apgd, steps=steps, stop_when_broken=apgd.stop_when_broken and last, radii=(1.0,))
+        at = _begin(threat.project(x, problem.images), within, wide=False)
+        x = _search(within, settings, journal.part(str(place)), at).best
+    return at
+
+
 def _restart(problem: Problem, apgd: APGD, journal: Journal, number: int) -> Sequence[AttackResult]:
     """The best iterate; where draws are random, also the last, since the best one was best on lucky draws."""
-    at = _begin(random_start(problem, number), problem)
-    run(problem, at, apgd, lambda state, turn: _advance(state, turn, problem, apgd), apgd.steps + 1, journal)
+    if len(apgd.radii) > 1:
+        at = _through_balls(problem, apgd, journal, number)
+    else:
+        at = _search(problem, apgd, journal, _begin(random_start(problem, number), problem, wide=True))
     best = single_run(at.best, at.best_loss, at.best_accuracy, at.iteration)
     last = single_run(at.x, at.last, at.best_accuracy, torch.full_like(at.iteration, apgd.steps))
     return [best, last] if apgd.redraw else [best]

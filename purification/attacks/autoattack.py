@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from purification.attacks.apgd import APGD, apgd_attempts
@@ -19,9 +19,14 @@ class AutoAttack:
 
     version    "standard": apgd-ce, apgd-t, fab-t and square on known randomness; "rand": apgd-ce and apgd-dlr with
                averaged draws, for randomness that is not known
-    steps      iterations of apgd and fab
-    restarts   of apgd-ce and apgd-dlr
+    steps        iterations of apgd and fab
+    restarts     of apgd-ce and apgd-dlr
+    targets      wrong classes of apgd-t
+    fab_targets  wrong classes of fab-t
     the others as in `APGD`, `FAB` and `Square`, of which "rand" has no use for the latter two
+
+    The published "standard" has 100 steps, 5000 queries and 9 fab_targets; under linf and l2 one restart, 9 targets and
+    radii [1]; under l1 5 restarts, 5 targets and radii [3, 2, 1].
     """
 
     version: str
@@ -33,6 +38,8 @@ class AutoAttack:
     draws: int
     redraw: bool
     targets: int = 0
+    fab_targets: int = 0
+    radii: Sequence[float] = (1.0,)
     alpha_max: float = 0.0
     overshoot: float = 0.0
     backward: float = 0.0
@@ -52,6 +59,7 @@ class AutoAttack:
         return APGD(
             steps=self.steps, rho=self.rho, momentum=self.momentum, loss=loss, gradient=self.gradient,
             draws=self.draws, redraw=self.redraw, stop_when_broken=self.stops, restarts=restarts, targets=targets,
+            radii=self.radii,
         )  # fmt: skip
 
     @property
@@ -62,7 +70,7 @@ class AutoAttack:
 
 def _standard(settings: AutoAttack) -> list[Attempt]:
     fab = FAB(
-        steps=settings.steps, targets=settings.targets, alpha_max=settings.alpha_max, overshoot=settings.overshoot,
+        steps=settings.steps, targets=settings.fab_targets, alpha_max=settings.alpha_max, overshoot=settings.overshoot,
         backward=settings.backward, gradient=settings.gradient, draws=settings.draws, redraw=settings.redraw,
         stop_when_broken=settings.stops,
     )  # fmt: skip

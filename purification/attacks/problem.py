@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from purification.attacks.averaging import Averages, add_draw, forget_draws, no_draws
 from purification.defence import LOSSES, TARGETED_LOSSES, Defence, loss_of, margin
 from purification.gradients import MODES
 from purification.journal import Journal, restore
@@ -155,33 +156,22 @@ def single_run(adversarial: Tensor, loss: Tensor, accuracy: Tensor, iteration: T
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(Averages):
     """State of an attack between two draws; turn () counts draws, everything else has one entry per image.
 
-    x                          current iterate
-    active                     whether the image is still attacked
-    losses, slopes, accuracy   averages over the draws of this evaluation so far
+    x        current iterate
+    active   whether the image is still attacked
     """
 
     turn: Tensor
     x: Tensor
     active: Tensor
-    losses: Tensor
-    slopes: Tensor
-    accuracy: Tensor
 
 
 def search_from(x: Tensor) -> dict[str, Tensor]:
     """Fields of `Search` before the first draw."""
-    zeros = torch.zeros(len(x), device=x.device)
-    return {
-        "turn": torch.zeros((), dtype=torch.long),
-        "x": x,
-        "active": zeros == 0,
-        "losses": zeros.clone(),
-        "slopes": torch.zeros_like(x),
-        "accuracy": zeros.clone(),
-    }
+    active = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    return {**no_draws(x), "turn": torch.zeros((), dtype=torch.long), "x": x, "active": active}
 
 
 def random_start(problem: Problem, number: int) -> Tensor:
@@ -221,8 +211,7 @@ def run(
         if fresh == settings.draws - 1:
             _refuse_infinite(at)
             advance(at, number)
-            for average in (at.losses, at.slopes, at.accuracy):
-                average.zero_()
+            forget_draws(at)
         at.turn.add_(1)
         journal.save(lambda: vars(at))
     journal.save(lambda: vars(at), last=True)
@@ -238,11 +227,11 @@ def _add_draw(problem: Problem, at: Search, settings: Averaging, draw: int, diff
             x, labels, ids, problem.source, draw,
             loss=settings.loss, mode=settings.gradient, kept_steps=problem.kept_steps, targets=targets,
         )  # fmt: skip
-        at.slopes[active] += slopes / settings.draws
     else:
         logits = problem.defence.logits(problem.defence.purify(x, ids, problem.source, draw))
         values, predictions = loss_of(settings.loss, logits, labels, targets), logits.argmax(dim=1)
-    at.losses[active] += values / settings.draws
+        slopes = torch.zeros_like(x)
+    add_draw(at, active, settings.loss, values, slopes, settings.draws)
     at.accuracy[active] += (predictions == labels).float() / settings.draws
 
 

@@ -16,10 +16,16 @@ def _means(defence: Defence, sample: Sample, first: int, counts: Sequence[int], 
     total = torch.zeros(sample.images.flatten(1).shape, dtype=torch.float64, device=sample.images.device)
     for number in range(max(counts)):
         where = (sample.images, sample.labels, sample.ids, sample.source, first + number)
-        slope = defence.loss_gradient(*where, loss=loss, mode="replay", kept_steps=0)[1]
-        total = total + slope.flatten(1).double()
+        values, slope, _ = defence.loss_gradient(*where, loss=loss, mode="replay", kept_steps=0)
+        total = total + _weight(loss, values) * slope.flatten(1).double()
         if number + 1 in counts:
             yield total / (number + 1)
+
+
+def _weight(loss: str, values: Tensor) -> Tensor:
+    """What a draw counts in an attack's average, (n, 1): by its 1 - p_y where the loss stands for cross-entropy."""
+    log_odds = values.double()[:, None]
+    return torch.sigmoid(log_odds) if loss == "ce" else torch.ones_like(log_odds)
 
 
 def gradient_noise(

@@ -124,6 +124,22 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"fixed": {"after": "first"}, "first": {**PGD, "images": 300}},
         "attacks.fixed.after: expected none for the base attack, got 'first'",
     ),
+    "radii that grow": (
+        {"apgd": {"radii": [1, 2]}},
+        "attacks.apgd.radii: expected numbers that fall to 1, got [1, 2] — write [3, 2, 1]",
+    ),
+    "radii that end early": (
+        {"autoattack": {"radii": [3, 2]}},
+        "attacks.autoattack.radii: expected numbers that fall to 1, got [3, 2]",
+    ),
+    "larger balls on unknown noise": (
+        {"apgd": {"knowledge": "none", "stop_when_broken": False, "judges": 2, "radii": [2, 1]}},
+        "attacks.apgd.radii: expected none unless knowledge is both, got [2, 1] with none",
+    ),
+    "more targets than wrong classes": (
+        {"autoattack": {"fab_targets": 10}},
+        "attacks.autoattack.fab_targets: expected at most 9, the wrong classes of the dataset, got 10",
+    ),
     "a budget out of reach": (
         {"other": {**PGD, "step_size": 0.00784}},
         "attacks.other.step_size: expected steps x step_size of at least 1, got 20 x 0.00784 = 0.157 of the budget — "

@@ -18,7 +18,7 @@ from workflow_scripts.attack_images import attack_images
 from workflow_scripts.defences import read_adversarial
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config" / "default.yaml").read_text())
-SHORT = {"images": 5, "steps": 2, "queries": 4, "targets": 2, "draws": 2, "judges": 2}
+SHORT = {"images": 5, "steps": 2, "queries": 4, "targets": 2, "fab_targets": 2, "draws": 2, "judges": 2}
 EVALUATION = {"seed": 0, "device": "cpu", "batch_size": 4, "gradient_batch_size": 4, "subset": "test"}
 
 

@@ -43,7 +43,7 @@ EVALUATION: dict[str, Any] = {
     **{"seed": 1, "device": "cpu", "precision": "fp32", "batch_size": 4, "gradient_batch_size": 3, "subset": "test"},
     **{"norm": "linf", "epsilon": 0.1, "classifier": {"kind": "residual"}},
 }
-SHORT = {"images": 9, "steps": 2, "queries": 4, "targets": 2, "draws": 2, "judges": 2, "pool": 2}
+SHORT = {"images": 9, "steps": 2, "queries": 4, "targets": 2, "fab_targets": 2, "draws": 2, "judges": 2, "pool": 2}
 
 
 def attack(name: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ SQUARE = Square(
 )
 STANDARD = AutoAttack(
     version="standard", steps=20, restarts=1, rho=0.75, momentum=0.75, gradient="replay", draws=1, redraw=False,
-    targets=3, alpha_max=0.1, overshoot=1.05, backward=0.9, queries=20, fraction=0.8, rescale=True,
+    targets=3, fab_targets=3, alpha_max=0.1, overshoot=1.05, backward=0.9, queries=20, fraction=0.8, rescale=True,
 )  # fmt: skip
 RAND = replace(STANDARD, version="rand", steps=6, draws=3, redraw=True)
 AUTOMATIC: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -150,7 +151,11 @@ def test_reported_loss_and_accuracy_are_those_of_the_returned_iterate(soft: Sett
     for i, iteration in enumerate(out.iteration.tolist()):
         first = iteration * pgd.draws if pgd.redraw else 0
         judged = [soft.judge(out.adversarial, source, draw, pgd.loss) for draw in range(first, first + pgd.draws)]
-        values.append(sum(float(loss[i]) for loss, _, _ in judged) / pgd.draws)
+        losses = [float(loss[i]) for loss, _, _ in judged]
+        if pgd.loss == "ce":  # reported is the logarithm of the mean cross-entropy, log(1 + exp(log-odds))
+            values.append(math.log(sum(math.log1p(math.exp(loss)) for loss in losses) / pgd.draws))
+        else:
+            values.append(sum(losses) / pgd.draws)
         correct.append(sum(bool(predicted[i] == soft.labels[i]) for _, _, predicted in judged) / pgd.draws)
     assert out.loss.tolist() == pytest.approx(values, rel=1e-4, abs=1e-5)
     assert out.accuracy.tolist() == pytest.approx(correct, abs=1e-6)
