@@ -199,34 +199,49 @@ class Resampled:
         return self._share(self.samples >= threshold)
 
 
-def score_of(rates: Array) -> Score:
-    """Score interval of the mean of rates (..., n) in [0, 1], one per image, whatever number of draws each averages.
+def score_of_moments(mean: Array, variance: Array | float, images: float) -> Score:
+    """Score interval of a mean in [0, 1] of so many images, whose estimate has this variance.
 
     Rates between 0 and 1 vary less than images that are right or wrong, so n images count as more: n p (1 - p) / s^2,
     the effective sample size of survey statistics (Korn and Graubard, Survey Methodology 24:193, 1998; with Wilson's
     interval: Dean and Pagano, J. Surv. Stat. Methodol. 3:484, 2015). p and s^2 are taken with one image added, half of
-    it right and half wrong as in Jeffreys' prior, so that equal rates do not count as certainty. Where every rate is 0
-    or 1 the effective size is n, and the interval is Wilson's.
+    it right and half wrong as in Jeffreys' prior, so that equal rates do not count as certainty.
+    """
+    squares = images * variance + mean**2
+    middle = (images * mean + 0.5) / (images + 1.0)
+    spread = (images * squares + 0.5) / (images + 1.0) - middle**2
+    return Score(mean, np.asarray(images * middle * (1.0 - middle) / spread))
+
+
+def score_of(rates: Array) -> Score:
+    """Score interval of the mean of rates (..., n) in [0, 1], one per image, whatever number of draws each averages.
+
+    Where every rate is 0 or 1 the interval is Wilson's.
     """
     n = rates.shape[-1]
-    mean = (rates.sum(axis=-1) + 0.5) / (n + 1.0)
-    variance = (np.square(rates).sum(axis=-1) + 0.5) / (n + 1.0) - mean**2
-    return Score(rates.mean(axis=-1), np.asarray(n * mean * (1.0 - mean) / variance))
+    return score_of_moments(rates.mean(axis=-1), rates.var(axis=-1) / n, n)
 
 
-def normal_of(differences: Array) -> Normal:
-    """Interval of the mean of paired differences (..., n) in [-1, 1], one per image.
+def normal_of_moments(mean: Array, variance: Array | float, images: float, differing: Array | float = 1.0) -> Normal:
+    """Interval of a mean in [-1, 1] of so many paired differences, whose estimate has this variance.
 
     Two images are added, one better and one worse by as much as the images that differ do (root mean square; by 1 where
     none differs). For single draws this is the interval of Bonett and Price (J. Educ. Behav. Stat. 37:479, 2012).
+
+    differing  share of the images that differ
     """
+    squares = images * variance + mean**2
+    added = np.where(squares > 0.0, squares / np.where(squares > 0.0, differing, 1.0), 1.0)
+    centre = images * mean / (images + 2.0)
+    spread = (images * squares + 2.0 * added) / (images + 2.0) - centre**2
+    return Normal(np.asarray(centre), np.sqrt(spread / (images + 2.0)))
+
+
+def normal_of(differences: Array) -> Normal:
+    """Interval of the mean of paired differences (..., n) in [-1, 1], one per image."""
     n = differences.shape[-1]
-    squares = np.square(differences).sum(axis=-1)
-    differing = (differences != 0.0).sum(axis=-1)
-    added = np.where(differing > 0, squares / np.maximum(differing, 1), 1.0)
-    centre = differences.sum(axis=-1) / (n + 2.0)
-    variance = (squares + 2.0 * added) / (n + 2.0) - centre**2
-    return Normal(centre, np.sqrt(variance / (n + 2.0)))
+    differing = (np.abs(differences) > 1e-12).mean(axis=-1)
+    return normal_of_moments(differences.mean(axis=-1), differences.var(axis=-1) / n, n, differing)
 
 
 def student_of(values: Array) -> Student:

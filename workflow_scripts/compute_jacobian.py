@@ -12,6 +12,7 @@ from torch import Tensor
 
 from purification.blocks import WHOLE, Block
 from purification.data import Dataset
+from purification.errors import NoDerivative
 from purification.gradients import steps_within
 from purification.journal import NO_JOURNAL, Journal
 from purification.measure import jacobian
@@ -21,7 +22,7 @@ from purification.statistics import CONFIDENCE
 from workflow_scripts.clouds import cloud_purify
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_twins, noise_source
-from workflow_scripts.job import job, write_rows
+from workflow_scripts.job import job, logger, write_rows
 from workflow_scripts.journal import collect_rows, resuming
 from workflow_scripts.parts import block_of, join_rows, parts_of
 
@@ -57,6 +58,11 @@ def sampled(
     }  # fmt: skip
 
 
+# Columns of one number; NaN where there is no derivative.
+NUMBERS = (
+    *("trace", "trace_low", "trace_high", "hutchinson", "hutchinson_low", "hutchinson_high"),
+    *("largest_matrix_free", "compression_small"),
+)
 SPECTRA: dict[str, Callable[..., dict[str, Any]]] = {"full": whole, "matrix_free": sampled}
 
 
@@ -94,6 +100,13 @@ def spectrum(
     }
 
 
+def unknown_spectrum(image: Tensor, reason: NoDerivative) -> dict[str, Any]:
+    """The same columns for a purifier without a derivative, which has no Jacobian, and why."""
+    logger.warning("no Jacobian: %s", reason)
+    lists = {"singular_values": np.zeros(0), "weights": np.zeros(0), "directions": 1}
+    return {**lists, **dict.fromkeys(NUMBERS, np.nan), "pixels": image.numel(), "not_measured": str(reason)}
+
+
 def compute_jacobian(
     dataset: Dataset,
     twins: Mapping[str, Purifier],
@@ -104,12 +117,16 @@ def compute_jacobian(
     block: Block = WHOLE,
     journal: Journal = NO_JOURNAL,
 ) -> None:
-    """One row per (model, image)."""
+    """One row per (model, image); one that says why for a purifier without a derivative."""
     clean, _, ids = dataset.take(settings["subset"], settings["images"], block)
 
     def rows_of(item: tuple[str, int]) -> pd.DataFrame:
         model, number = item
-        values = spectrum(twins[model], clean[number], ids[number], dataset, settings, memory)
+        try:
+            found = spectrum(twins[model], clean[number], ids[number], dataset, settings, memory)
+            values = {**found, "not_measured": ""}
+        except NoDerivative as reason:
+            values = unknown_spectrum(clean[number], reason)
         return pd.DataFrame([{"model": model, "image": ids[number], **values}])
 
     items = list(product(twins, range(len(ids))))

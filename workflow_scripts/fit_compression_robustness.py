@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from purification.reporting import law
+from purification.reporting.predictions import predictions
 from purification.reporting.rows import Rows
 from workflow_scripts.job import job, write_rows
 
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
 def fit_compression_robustness(rows: Rows, outputs: Mapping[str, Any]) -> None:
     table = law.points(rows)
     parameters, curves = law.fits(rows, table)
-    write_rows(table, outputs["points"])
+    write_rows(law.against_the_law(rows, table), outputs["points"])
     write_rows(parameters, outputs["parameters"])
     write_rows(curves, outputs["curves"])
-    write_rows(law.predictions(rows, table), outputs["predictions"])
+    write_rows(predictions(rows, table), outputs["predictions"])
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import torch
 from purification.blocks import WHOLE, Block
 from purification.data import Dataset
 from purification.defence import Defence, cross_entropy
+from purification.errors import NoDerivative
 from purification.journal import NO_JOURNAL, Journal
 from purification.measure.audit import Sample
-from purification.measure.gradient_noise import gradient_noise
+from purification.measure.gradient_noise import COMPARED, gradient_noise
 from workflow_scripts.attacking import attacked, run_attack
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_defence, noise_source, place_of
@@ -73,18 +74,23 @@ def measure_gradient_noise(
     output: Path,
     block: Block = WHOLE,
 ) -> None:
-    """One row per (number of draws, image); none where the block has no images."""
+    """One row per (number of draws, image); none where the block has no images, NaN without a derivative."""
     images, labels, ids = dataset.take(evaluation["subset"], options["images"], block)
     if not ids:
         write_rows(pd.DataFrame(), output)
         return
     source = noise_source(evaluation["seed"], "audit", dataset)
-    sample, draws = Sample(images, labels, ids, source), options["draws"]
-    found = gradient_noise(defence, sample, draws=draws, reference=options["reference"], loss=options["loss"])
-    parts = [
-        pd.DataFrame({"draws": count, "image": ids, **{name: values.numpy() for name, values in columns.items()}})
-        for count, columns in found.items()
-    ]
+    sample, draws, reason = Sample(images, labels, ids, source), options["draws"], ""
+    try:
+        found = gradient_noise(defence, sample, draws=draws, reference=options["reference"], loss=options["loss"])
+    except NoDerivative as refusal:
+        logger.warning("no gradient whose noise could be measured: %s", refusal)
+        reason = str(refusal)
+        found = {count: {name: torch.full((len(ids),), torch.nan) for name in COMPARED} for count in draws}
+    parts = []
+    for count, columns in found.items():
+        numbers = {name: values.double().numpy() for name, values in columns.items()}
+        parts.append(pd.DataFrame({"draws": count, "image": ids, **numbers, "not_measured": reason}))
     write_rows(pd.concat(parts, ignore_index=True), output)
 
 

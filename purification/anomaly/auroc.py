@@ -1,17 +1,15 @@
-"""Area under the ROC curve of anomaly scores, with intervals that resample source images.
+"""Area under the ROC curve of anomaly scores, with intervals over source images.
 
-AUROC = P(score of an anomaly > score of a normal image) + P(equal) / 2 (Mann and Whitney 1947), over all pairs and over
-the draws of a random score, in each of which all images are scored once.
+AUROC = P(score of an anomaly > score of a normal image) + P(equal) / 2 (Mann and Whitney 1947), over
+all pairs and over the draws of a random score, in each of which all images are scored once.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from purification.philox import generator
-from purification.statistics import CONFIDENCE, Array, Estimate
-
-BLOCK = 200  # resamples at once
+from purification.intervals import Array, normal_of_moments, score_of_moments
+from purification.statistics import Estimate, estimate
 
 
 def wins(anomalous: Array, normal: Array) -> Array:
@@ -25,26 +23,51 @@ def wins(anomalous: Array, normal: Array) -> Array:
     return np.asarray(total / anomalous.shape[1])
 
 
-def auroc(won: Array, anomalous: Array, normal: Array, *, resamples: int, seed: int) -> Estimate:
-    """Mean of `wins` (or of a difference of two) with its percentile bootstrap interval; n counts images.
+def auroc(won: Array, anomalous: Array, normal: Array) -> Estimate:
+    """Mean of `wins` (m, n) with its score interval; n of the estimate counts images.
 
-    anomalous (m,), normal (n,)  number of the source image of each: images made from one are drawn together, and
-                                 sources with and without a normal image separately
+    anomalous (m,), normal (n,)  number of the source image of each: images made from one are one unit
+    The variance is that over sources (`variance`); the interval is Wilson's at the number of images that would
+    give it, with half an image right and half an image wrong added as in `intervals.score_of`.
     """
+    value = np.asarray(won.mean())
+    pivot = score_of_moments(value, variance(won, anomalous, normal), units(anomalous, normal))
+    return estimate(float(value), pivot, len(anomalous) + len(normal))
+
+
+def difference(won: Array, other: Array, anomalous: Array, normal: Array) -> Estimate:
+    """Mean of `wins` minus that of another score on the same images, with the interval of `intervals.normal_of`."""
+    apart = won - other
+    value = np.asarray(apart.mean())
+    pivot = normal_of_moments(value, variance(apart, anomalous, normal), units(anomalous, normal))
+    return estimate(float(value), pivot, len(anomalous) + len(normal))
+
+
+def units(anomalous: Array, normal: Array) -> float:
+    """Independent images that an area rests on: the harmonic mean of the numbers of sources of both kinds."""
+    counts = len(np.unique(anomalous)), len(np.unique(normal))
+    return 2.0 / (1.0 / counts[0] + 1.0 / counts[1])
+
+
+def variance(won: Array, anomalous: Array, normal: Array) -> float:
+    """Variance of the mean of pairs, over source images (DeLong et al. 1988; clusters: Obuchowski 1997, Biometrics).
+
+    An image's part is the deviation of its mean over all pairs, divided by the number of its kind; images of
+    one source are added up. Sources with and without a normal image are two samples.
+    """
+    parts = np.concatenate(
+        [
+            (won.mean(axis=1) - won.mean()) / len(anomalous),
+            (won.mean(axis=0) - won.mean()) / len(normal),
+        ]
+    )
     sources, place = np.unique(np.concatenate([anomalous, normal]), return_inverse=True)
-    first, second = place[: len(anomalous)], place[len(anomalous) :]
-    strata = [part for part in (np.unique(second), np.setdiff1d(np.unique(first), second)) if len(part)]
-    rng = generator(seed, "bootstrap", "images")
-    values = []
-    for begin in range(0, resamples, BLOCK):
-        count = min(BLOCK, resamples - begin)
-        times = np.zeros((count, len(sources)))
-        for part in strata:
-            picks = part[rng.integers(0, len(part), (count, len(part)))]
-            np.add.at(times, (np.arange(count)[:, None], picks), 1.0)
-        weights, others = times[:, first], times[:, second]
-        pairs = weights.sum(axis=1) * others.sum(axis=1)
-        values.append(((weights @ won) * others).sum(axis=1) / np.where(pairs > 0, pairs, np.nan))
-    tail = 50.0 * (1.0 - CONFIDENCE)
-    low, high = np.nanpercentile(np.concatenate(values), [tail, 100.0 - tail])
-    return Estimate(float(won.mean()), float(low), float(high), len(anomalous) + len(normal))
+    sums = np.bincount(place, weights=parts)
+    with_normal = np.isin(sources, normal)
+    return _spread(sums[with_normal]) + _spread(sums[~with_normal])
+
+
+def _spread(sums: Array) -> float:
+    """Variance of a sum of so many independent parts; a single one deviates by itself."""
+    count = len(sums)
+    return float(count * sums.var(ddof=1)) if count > 1 else float(np.square(sums).sum())

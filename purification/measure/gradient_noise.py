@@ -10,6 +10,8 @@ from torch import Tensor
 from purification.defence import Defence
 from purification.measure.audit import Sample
 
+COMPARED = ("cosine", "relative_variance", "same_sign")  # columns of `gradient_noise`
+
 
 def _means(defence: Defence, sample: Sample, first: int, counts: Sequence[int], loss: str) -> Iterator[Tensor]:
     """Mean gradients (n, D) in float64 over the first N of the draws that begin at `first`, for every N."""
@@ -39,6 +41,7 @@ def gradient_noise(
     same_sign          share of pixels whose sign agrees: those an l_inf step moves the right way
 
     sample.source  draws that neither an attack nor an evaluation uses
+    Raises NoDerivative for a purifier without one.
     """
     counts = sorted(set(draws))
     (target,) = _means(defence, sample, 0, [reference], loss)

@@ -22,7 +22,7 @@ AXES = ("steps", "restarts", "draws")
 def attack_adequacy(rows: Rows) -> pd.DataFrame:
     """Accuracy and mean cross-entropy of every variation, each image averaged over its judging draws."""
     records = []
-    for key, frame in rows.frames["attack_adequacy"].groupby(["purifier", "attack", *SETTINGS], sort=False):
+    for key, frame in rows.groups("attack_adequacy", "purifier", "attack", *SETTINGS):
         head = dict(zip(("purifier", "attack", *SETTINGS), key, strict=True))
         head |= {"judging_draws": int(frame.judged.iloc[0]), **columns("robust", statistics.rate(frame.correct))}
         loss = statistics.mean(frame.loss)
@@ -33,7 +33,7 @@ def attack_adequacy(rows: Rows) -> pd.DataFrame:
 def gradient_noise(rows: Rows) -> pd.DataFrame:
     """Cosine, relative variance and agreement in sign of the mean gradient over N draws with the reference."""
     records = []
-    for (purifier, draws), frame in rows.frames["gradient_noise"].groupby(["purifier", "draws"], sort=False):
+    for (purifier, draws), frame in rows.groups("gradient_noise", "purifier", "draws"):
         record: dict[str, Any] = {"purifier": purifier, "draws": draws, "n": len(frame)}
         for name, (low, high) in RANGES.items():
             found = statistics.mean(frame[name], low=low, high=high)

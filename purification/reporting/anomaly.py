@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from purification import statistics
-from purification.anomaly.auroc import auroc, wins
+from purification.anomaly.auroc import auroc, difference, wins
 from purification.reporting.protocol import three
 from purification.reporting.rows import Rows
-from purification.statistics import Array, Estimate
+from purification.statistics import Array
 
 REFERENCE = "purified"  # the arm that the others are compared with: purify, then detect
 ALL, CLASSES, DEFECTS = "all", "other classes", "defects"
@@ -38,9 +38,10 @@ def _won(frame: pd.DataFrame, chosen: Array, column: str) -> Array:
     return wins(_scores(frame[chosen], column), _scores(frame[normal], column))
 
 
-def _estimate(rows: Rows, frame: pd.DataFrame, chosen: Array, won: Array) -> Estimate:
+def _sources(frame: pd.DataFrame, chosen: Array) -> tuple[Array, Array]:
+    """Source images of the chosen anomalies and of the normal images."""
     normal = ~frame.anomalous.to_numpy(dtype=bool)
-    return auroc(won, frame.source[chosen].to_numpy(), frame.source[normal].to_numpy(), **rows.resampling)
+    return frame.source[chosen].to_numpy(), frame.source[normal].to_numpy()
 
 
 def _pixels(areas: pd.Series) -> dict[str, float]:
@@ -58,21 +59,20 @@ def anomaly(rows: Rows) -> pd.DataFrame:
                 the same images, each arm attacked by itself
     pixel_auroc mean over images with a mask
     """
-    frame, records = rows.frames["anomaly"], []
+    records = []
     entries = rows.settings["anomaly"]
-    for (detector, attack), group in frame.groupby(["purifier", "attack"], sort=False):
+    for (detector, attack), group in rows.groups("anomaly", "purifier", "attack"):
         arms = {str(arm): part.reset_index(drop=True) for arm, part in group.groupby("arm", sort=False)}
         for arm, part in arms.items():
             for name, chosen in groups(part):
                 known = entries[detector]["attacks"].get(attack, {}).get("knowledge", "")
                 record = {"detector": detector, "arm": arm, "attack": attack, "knowledge": known, "anomalies": name}
                 record |= {"normal_n": int((~part.anomalous).sum()), "anomalous_n": int(chosen.sum())}
-                own = _won(part, chosen, "varied")
-                record |= three("auroc", _estimate(rows, part, chosen, own))
-                for column in ("fixed", "matched"):
-                    record |= three(column, _estimate(rows, part, chosen, _won(part, chosen, column)))
-                other = own - _won(arms[REFERENCE], chosen, "varied")
-                record |= three("difference", _estimate(rows, part, chosen, other))
+                sources = _sources(part, chosen)
+                for column, shown in (("varied", "auroc"), ("fixed", "fixed"), ("matched", "matched")):
+                    record |= three(shown, auroc(_won(part, chosen, column), *sources))
+                own, other = (_won(each, chosen, "varied") for each in (part, arms[REFERENCE]))
+                record |= three("difference", difference(own, other, *sources))
                 records.append({**record, **_pixels(part.pixel_auroc[chosen].dropna())})
     return pd.DataFrame(records)
 
@@ -80,13 +80,13 @@ def anomaly(rows: Rows) -> pd.DataFrame:
 def certified_anomaly(rows: Rows) -> pd.DataFrame:
     """AUROC that no l2 perturbation up to a radius can go below: anomalies at their lower, normal images at their upper
     bound."""
-    frame, records = rows.frames["certificates"], []
-    for (detector, arm, radius), part in frame.groupby(["purifier", "arm", "radius"], sort=False):
+    records = []
+    for (detector, arm, radius), part in rows.groups("certificates", "purifier", "arm", "radius"):
         part = part.reset_index(drop=True)
         for name, chosen in groups(part):
             normal = ~part.anomalous.to_numpy(dtype=bool)
             won = wins(part.lower[chosen].to_numpy()[:, None], part.upper[normal].to_numpy()[:, None])
             record = {"detector": detector, "arm": arm, "radius": radius, "sigma": part.sigma[0], "anomalies": name}
             record |= {"normal_n": int(normal.sum()), "anomalous_n": int(chosen.sum())}
-            records.append({**record, **three("certified", _estimate(rows, part, chosen, won))})
+            records.append({**record, **three("certified", auroc(won, *_sources(part, chosen)))})
     return pd.DataFrame(records)

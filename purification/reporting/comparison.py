@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from purification import statistics
-from purification.fit import Prediction
 from purification.reporting import law
 from purification.reporting.protocol import JUDGED, compared, estimands, share_correct
 from purification.reporting.rows import WORST_KNOWN, Rows, columns
@@ -29,13 +28,15 @@ def defences(rows: Rows) -> pd.DataFrame:
                           together, by those that were run on both
     law                   robust accuracy that the sigmoid of the plain purifiers of the sweep gives at the compression
                           rate, with its prediction interval; of a plain purifier, fitted without it
+    off_the_law           whether the accuracy lies outside that interval, as the share off_by_chance does where the law
+                          holds
     """
     against = rows.settings["run"]["comparison"]
     if not against:
         return pd.DataFrame(columns=["purifier", "against"])
     chosen = list(dict.fromkeys(chain(against.values(), against)))
-    expected = law.expected(law.points(rows), plain(rows), level=rows.settings["fit"]["level"])
-    return pd.DataFrame([_row(rows, name, against.get(name, ""), expected.get(name)) for name in chosen])
+    expected = law.expectation(rows, law.points(rows), plain(rows))
+    return pd.DataFrame([{**_row(rows, name, against.get(name, "")), **_law(expected, name)} for name in chosen])
 
 
 def plain(rows: Rows) -> list[str]:
@@ -74,7 +75,20 @@ def judged_rows(rows: Rows, purifier: str, against: str, side: tuple[str, str]) 
     return frame, column
 
 
-def _row(rows: Rows, purifier: str, against: str, expected: Prediction | None) -> dict[str, Any]:
+def _law(expected: law.Expectation, purifier: str) -> dict[str, Any]:
+    """What the law of the plain purifiers says of one."""
+    seen = expected.columns(purifier)
+    return {
+        "law": seen["predicted"],
+        "law_low": seen["predicted_low"],
+        "law_high": seen["predicted_high"],
+        "off_the_law": seen["off_the_law"],
+        "off_by_chance": seen["off_by_chance"],
+        "law_note": seen["law"],
+    }
+
+
+def _row(rows: Rows, purifier: str, against: str) -> dict[str, Any]:
     own, other = sides(rows, purifier), sides(rows, against) if against else {}
     record: dict[str, Any] = {"purifier": purifier, "against": against}
     for name, estimate in _accuracies(rows, purifier, own).items():
@@ -84,9 +98,6 @@ def _row(rows: Rows, purifier: str, against: str, expected: Prediction | None) -
         second = judged_rows(rows, against, purifier, other[name])
         record |= {f"{name}_{key}": value for key, value in compared(rows, first, second).items()}
     record |= columns("compression", rows.compression(purifier))
-    if expected:
-        record |= {"law": expected.predicted, "law_low": expected.low, "law_high": expected.high}
-        record["on_the_law"] = expected.low <= expected.observed <= expected.high
     return record
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from purification import statistics
@@ -12,17 +11,21 @@ from purification.reporting.rows import Rows
 
 
 def controls(rows: Rows) -> pd.DataFrame:
-    """Negative controls: which claims they break and whether the law predicts their robust accuracy."""
+    """Negative controls: which claims they break and whether the law predicts their robust accuracy.
+
+    off_the_law    whether the accuracy lies outside the law's prediction interval; "not determined" without a law
+    off_by_chance  share of purifiers that lie outside although the law holds
+    """
     table = law.points(rows)
-    fitted = law.fit(table[table.role == "sweep"], "scaled")
+    expected = law.expectation(rows, table, list(law.sweep_of(table).purifier))
     records = []
     for point in table[table.role == "control"].itertuples():
-        predicted = float(fitted.predict(np.array([point.compression]))[0])
-        broken = _broken_by(rows, str(point.purifier))
-        off = not point.robust_low <= predicted <= point.robust_high
+        name = str(point.purifier)
+        broken = _broken_by(rows, name)
+        seen = expected.columns(name)
         records.append(
             {
-                "purifier": point.purifier,
+                "purifier": name,
                 "compression": point.compression,
                 "clean": point.clean,
                 "random": point.random,
@@ -31,13 +34,12 @@ def controls(rows: Rows) -> pd.DataFrame:
                 "robust_low": point.robust_low,
                 "robust_high": point.robust_high,
                 "n": point.robust_n,
-                "predicted_by_law": predicted,
-                "off_the_law": off,
+                **seen,
                 "breaks": ", ".join(broken) or "none",
-                "flagged": bool(broken) or off,
+                "flagged": bool(broken) or seen["off_the_law"] == law.YES,
             }
         )
-    return pd.DataFrame(records)
+    return pd.DataFrame(records, columns=None if records else ["purifier"])
 
 
 def _broken_by(rows: Rows, purifier: str) -> list[str]:

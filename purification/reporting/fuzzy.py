@@ -24,7 +24,7 @@ def share_up_to(values: Array, level: float) -> statistics.Estimate:
 
 
 def _levels(rows: Rows) -> Iterator[dict[str, Any]]:
-    for (purifier, attack), frame in rows.frames["purified"].groupby(["purifier", "attack"], sort=False):
+    for (purifier, attack), frame in rows.groups("purified", "purifier", "attack"):
         if purifier not in rows.settings["run"]["varied"]:
             continue
         values = fuzziness(frame)

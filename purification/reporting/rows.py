@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from purification import statistics
-from purification.philox import generator
 from purification.reporting.known import Known, accuracy, known_results
 from purification.reporting.reliability import Examination, examine
 from purification.reporting.verdict import Verdict, judge_purifier, why_of
@@ -25,6 +24,7 @@ KINDS = (
 
 
 WORST_KNOWN = "worst_known"  # attack and column of labels of what all attacks together leave
+NOT_MEASURED = "not_measured"  # column and frame of why rows hold no measurement
 WRONG = -1  # label of nothing
 # Kind of rows -> the columns that tell its variations of attacks apart.
 VARIED = {"attack_strength": ["steps"], "attack_adequacy": ["attack", "steps", "random_start", "restarts", "draws"]}
@@ -35,6 +35,18 @@ def _read(path: str) -> pd.DataFrame:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"expected rows in {path}, got a damaged file ({error}) — delete it and run again") from error
+
+
+def _measured_only(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The rows that hold a measurement; of the others, by kind and purifier, the reason under NOT_MEASURED."""
+    kept, reasons = {}, []
+    for kind, frame in frames.items():
+        if NOT_MEASURED in frame:
+            missing = frame[NOT_MEASURED] != ""
+            reasons.append(frame[missing][["purifier", NOT_MEASURED]].drop_duplicates().assign(kind=kind))
+            frame = frame[~missing].drop(columns=NOT_MEASURED)
+        kept[kind] = frame
+    return {**kept, NOT_MEASURED: pd.concat(reasons, ignore_index=True)} if reasons else kept
 
 
 @dataclass(frozen=True)
@@ -55,25 +67,27 @@ class Rows:
         for kind, paths in files.items():
             parts = [_read(path).assign(purifier=Path(path).stem) for path in paths]
             frames[kind] = pd.concat(parts, ignore_index=True)
-        return cls(frames, settings)
+        return cls(_measured_only(frames), settings)
+
+    @cached_property
+    def _judged(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """(purifier, attack) -> its rows of `purified`."""
+        return dict(self.groups("purified", "purifier", "attack"))
+
+    @cached_property
+    def _measured(self) -> dict[tuple[str, str, str], pd.DataFrame]:
+        """(kind, purifier, model) -> its rows, for the kinds that measure the null model too."""
+        found: dict[tuple[str, str, str], pd.DataFrame] = {}
+        for kind in self.frames:
+            if "model" in self.frames[kind]:
+                parts = self.groups(kind, "purifier", "model")
+                found |= {(kind, purifier, model): part for (purifier, model), part in parts}
+        return found
 
     @cached_property
     def resampling(self) -> dict[str, int]:
         """Arguments of the bootstrap."""
         return {"resamples": self.settings["evaluation"]["resamples"], "seed": self.settings["seed"]}
-
-    @cached_property
-    def resampled_sweep(self) -> list[tuple[Array, Array]]:
-        """Compression and robust accuracy of the sweep, once for every bootstrap sample of the images."""
-        run = self.settings["run"]
-        correct = np.stack([fixed_correct(self.purified(p, self.base_attack)) for p in run["sweep"]], axis=1)
-        rates = np.stack([self.select("compression", p, probe_scale=1.0).compression for p in run["sweep"]], axis=1)
-        rng = generator(self.settings["seed"], "bootstrap", "points")
-        samples = []
-        for _ in range(self.resampling["resamples"]):
-            i, j = rng.integers(0, len(correct), len(correct)), rng.integers(0, len(rates), len(rates))
-            samples.append((rates[j].mean(axis=0), correct[i].mean(axis=0)))
-        return samples
 
     @cached_property
     def evaluated(self) -> list[str]:
@@ -86,12 +100,12 @@ class Rows:
         """Purifier -> whether its attacks count (`verdict`); empty without rows of audits."""
         if "audit" not in self.frames:
             return {}
-        return {name: self._judged(name) for name in self.evaluated}
+        return {name: self._verdict_on(name) for name in self.evaluated}
 
-    def _judged(self, purifier: str) -> Verdict:
+    def _verdict_on(self, purifier: str) -> Verdict:
         return judge_purifier(
             self.examinations.get((purifier, self.base_attack)),
-            self._purified[purifier],
+            self._judged_on(purifier),
             self.known(purifier),
             self.settings["reliability"],
             base=self.base_attack,
@@ -134,7 +148,7 @@ class Rows:
         if key not in self._known:
             among = None if against is None else set(self._attacks(purifier)) & set(self._attacks(against))
             self._known[key] = known_results(
-                self._purified[purifier],
+                self._judged_on(purifier),
                 self.base_attack,
                 norm=self.settings["threat"]["norm"],
                 epsilon=self.settings["threat"]["epsilon"],
@@ -147,6 +161,10 @@ class Rows:
     def _known(self) -> dict[tuple[str, str | None], Known]:
         """What `known` found before."""
         return {}
+
+    def _judged_on(self, purifier: str) -> pd.DataFrame:
+        """Rows of `purified` of one purifier; none where it was not judged."""
+        return self._purified.get(purifier, self.frames["purified"].iloc[:0])
 
     @cached_property
     def _purified(self) -> dict[str, pd.DataFrame]:
@@ -209,7 +227,7 @@ class Rows:
     def purified(self, purifier: str, attack: str) -> pd.DataFrame:
         """Rows of one (purifier, attack), one per image."""
         frame = self.frames["purified"]
-        return frame[(frame.purifier == purifier) & (frame.attack == attack)]
+        return self._judged.get((purifier, attack), frame.iloc[:0])
 
     def attacks_on(self, purifier: str) -> list[str]:
         frame = self.frames["purified"]
@@ -217,8 +235,8 @@ class Rows:
 
     def select(self, kind: str, purifier: str, model: str = "trained", **equal: Any) -> pd.DataFrame:
         """Rows of one measurement of one purifier and model ("trained" or its "null" twin); none if never measured."""
-        frame = self.frames.get(kind, pd.DataFrame(columns=["purifier", "model", "image"]))
-        frame = frame[(frame.purifier == purifier) & (frame.model == model)]
+        nothing = self.frames.get(kind, pd.DataFrame(columns=["purifier", "model", "image"])).iloc[:0]
+        frame = self._measured.get((kind, purifier, model), nothing)
         for column, value in equal.items():
             frame = frame[frame[column] == value]
         return frame

@@ -21,6 +21,7 @@ from purification.reporting.ladder import expectations, ladder
 from purification.reporting.ledger import ledger
 from purification.reporting.pairs import paired
 from purification.reporting.path_ends import LAST, growth, path_ends
+from purification.reporting.predictions import prediction
 from purification.reporting.protocol import three, under_knowledge, with_controls
 from purification.reporting.rows import Rows, columns, fixed_correct
 from purification.reporting.spectra import joint_error, means
@@ -158,23 +159,8 @@ def fit(rows: Rows) -> pd.DataFrame:
 
 
 def points(rows: Rows) -> pd.DataFrame:
-    """The points of the compression-robustness relation and their residual from the sigmoid."""
-    table = law.points(rows)
-    fitted = law.fit(table[table.role == "sweep"], "scaled")
-    return table.assign(residual=table.robust - fitted.predict(table.compression.to_numpy()))
-
-
-def prediction(rows: Rows) -> pd.DataFrame:
-    """Leave-one-purifier-out prediction: error in percentage points and interval coverage, by predictor."""
-    made = law.predictions(rows, law.points(rows))
-    made["error"] = 100.0 * (made.predicted - made.observed).abs()
-    made["covered"] = (made.low <= made.observed) & (made.observed <= made.high)
-    records = []
-    for (subset, predictor), group in made.groupby(["subset", "predictor"], sort=False):
-        covered = statistics.wilson(int(group.covered.sum()), len(group))
-        record = {"subset": subset, "predictor": predictor, **columns("error_points", statistics.mean(group.error))}
-        records.append({**record, "worst_error_points": group.error.max(), **three("coverage", covered)})
-    return pd.DataFrame(records).assign(nominal_coverage=rows.settings["fit"]["level"])
+    """The points of the compression-robustness relation, what the law says of each, and their residual from it."""
+    return law.against_the_law(rows, law.points(rows))
 
 
 def attack_strength(rows: Rows) -> pd.DataFrame:

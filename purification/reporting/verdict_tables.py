@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from purification.reporting.known import accuracy
 from purification.reporting.marks import RELIES
 from purification.reporting.protocol import three
 from purification.reporting.reliability import detectable_share, forgiven_images
-from purification.reporting.rows import Rows, columns
+from purification.reporting.rows import NOT_MEASURED, Rows, columns
 
 CLAIMS = tuple(f"A{number}" for number in range(18))
 FITTED = "tables fit, prediction and controls"
@@ -84,6 +85,14 @@ def _resting(rows: Rows, relied: str | tuple[str, str]) -> str:
     return ", ".join(found)
 
 
+def _not_measured(rows: Rows) -> Iterator[tuple[str, str, str]]:
+    """(purifier, kind of rows, reason) of measurements that need a derivative which there is not."""
+    frame = rows.frames.get(NOT_MEASURED)
+    if frame is not None:
+        for row in frame.to_dict("records"):
+            yield row["purifier"], row["kind"], row[NOT_MEASURED]
+
+
 def unreliable(rows: Rows) -> pd.DataFrame:
     """What is marked and why, what rests on it, and what could not be measured; purifiers with nothing are left out.
 
@@ -96,6 +105,10 @@ def unreliable(rows: Rows) -> pd.DataFrame:
             record |= {"reason": "; ".join(verdict.why), "rests_on": _resting(rows, purifier)}
             record |= {"notes": "; ".join(verdict.notes), "unmeasured": "; ".join(verdict.unmeasured)}
             records.append({**record, **_gap(rows, purifier)})
+    for purifier, kind, reason in _not_measured(rows):
+        told = f"{kind}: {reason}"
+        record = {"purifier": purifier, "attack": "", "marked": False, "reason": "", "rests_on": "", "notes": ""}
+        records.append({**record, "unmeasured": told})
     for (purifier, attack), why in rows.unreliable_attacks.items():
         record = {"purifier": purifier, "attack": attack, "marked": True, "reason": why}
         records.append({**record, "rests_on": _resting(rows, (purifier, attack)), "notes": "", "unmeasured": ""})

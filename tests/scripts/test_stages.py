@@ -19,6 +19,7 @@ from purification.index_lists import index_hash
 from purification.knowledge import KNOWLEDGE, shared_noise
 from purification.noise import FORWARD, REVERSE, Noise, NoiseSource
 from purification.purifiers import FunctionPurifier
+from purification.reporting.formats import compact
 from workflow_scripts.attack_images import attack_images
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import count_adversarial, read_adversarial
@@ -26,7 +27,6 @@ from workflow_scripts.job import job, replacing, write_text
 from workflow_scripts.model_cards import data_hash
 from workflow_scripts.prepare_dataset import prepare_dataset
 from workflow_scripts.purify_images import purify_images
-from workflow_scripts.render_tables import compact
 from workflow_scripts.train_classifier import run as train_classifier
 
 DIGITS = {"kind": "digits", "size": 16, "splits": {"train": 40, "validation": 10, "test": 10}}

@@ -12,13 +12,13 @@ from test_figures import IMAGES, made_up_extras, made_up_rows
 from test_verdict import GOOD
 
 from purification.reporting.figures import FIGURES, Extras, draw
+from purification.reporting.formats import compact
 from purification.reporting.marks import DAGGER, RELIES, marked
 from purification.reporting.reliability import CHECKS
 from purification.reporting.report import Material, render
 from purification.reporting.rows import Rows
 from purification.reporting.tables import TABLES
 from workflow_scripts.ledger_file import published
-from workflow_scripts.render_tables import compact
 
 BAD = "blur"  # the purifier whose audit is made to fail
 MEANING = "the gradient is not the derivative of what runs"

@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import binom, norm
 from sklearn.metrics import roc_auc_score
 
-from purification.anomaly.auroc import auroc, wins
+from purification.anomaly.auroc import auroc, difference, wins
 from purification.anomaly.smoothing import certified_bounds, quantile_bounds, shifted
+from purification.philox import generator
 
 
 def test_a_linear_score_is_certified_by_exactly_the_radius() -> None:
@@ -92,7 +93,7 @@ def test_the_area_is_that_of_another_implementation() -> None:
     areas = [roc_auc_score(truth, np.concatenate([anomalous[:, d], normal[:, d]])) for d in range(3)]
     won = wins(anomalous, normal)
     assert won.mean() == pytest.approx(np.mean(areas))
-    estimate = auroc(won, np.arange(30), 100 + np.arange(20), resamples=50, seed=0)
+    estimate = auroc(won, np.arange(30), 100 + np.arange(20))
     assert estimate.value == pytest.approx(np.mean(areas)) and estimate.n == 50
     assert estimate.low <= estimate.value <= estimate.high
 
@@ -111,7 +112,7 @@ def test_the_interval_is_that_of_independent_images() -> None:
     """Width against the exact deviation of the area of n normal and m anomalous scores with equal distributions."""
     rng = np.random.default_rng(5)
     m, n = 60, 80
-    found = auroc(wins(rng.random((m, 1)), rng.random((n, 1))), np.arange(m), m + np.arange(n), resamples=4000, seed=1)
+    found = auroc(wins(rng.random((m, 1)), rng.random((n, 1))), np.arange(m), m + np.arange(n))
     exact = 2 * 1.96 * math.sqrt((m + n + 1) / (12 * m * n))
     assert found.high - found.low == pytest.approx(exact, rel=0.15)
 
@@ -120,10 +121,62 @@ def test_images_made_from_one_source_are_drawn_together() -> None:
     """Four copies of every image: the interval stays that of a fourth of the images, four times as many do not help."""
     rng = np.random.default_rng(6)
     anomalous, normal = 0.3 + rng.random(20), rng.random(20)
-    single = auroc(wins(anomalous[:, None], normal[:, None]), np.arange(20), 20 + np.arange(20), resamples=2000, seed=2)
+    single = auroc(wins(anomalous[:, None], normal[:, None]), np.arange(20), 20 + np.arange(20))
     copies = wins(np.repeat(anomalous, 4)[:, None], np.repeat(normal, 4)[:, None])
     sources = np.repeat(np.arange(20), 4), 20 + np.repeat(np.arange(20), 4)
-    clustered = auroc(copies, *sources, resamples=2000, seed=2)
-    naive = auroc(copies, np.arange(80), 80 + np.arange(80), resamples=2000, seed=2)
-    assert (clustered.value, clustered.low, clustered.high) == (single.value, single.low, single.high)
+    clustered = auroc(copies, *sources)
+    naive = auroc(copies, np.arange(80), 80 + np.arange(80))
+    found = (clustered.value, clustered.low, clustered.high)
+    assert found == pytest.approx((single.value, single.low, single.high))
     assert naive.high - naive.low < 0.7 * (clustered.high - clustered.low)
+
+
+@pytest.mark.parametrize(("anomalies", "normals", "shared"), [(8, 8, 0), (30, 40, 30), (60, 40, 0)])
+def test_the_interval_of_an_area_covers_it(anomalies: int, normals: int, shared: int) -> None:
+    """Normal scores whose area is .5 to 1; the first anomalies are made from normal images and look like them."""
+    mean = []
+    for area in (0.5, 0.7, 0.9, 0.97, 1.0):
+        hits = [covers(area, (anomalies, normals, shared), repetition) for repetition in range(300)]
+        assert np.mean(hits) > 0.92, area
+        mean.append(np.mean(hits))
+    assert np.mean(mean) < 0.99
+
+
+def covers(area: float, sizes: tuple[int, int, int], repetition: int) -> bool:
+    rng = generator(0, "coverage", f"area {area}", image=repetition)
+    anomalies, normals, shared = sizes
+    apart = 9.0 if area == 1.0 else math.sqrt(2.0) * float(norm.ppf(area))
+    scores = rng.normal(size=normals)
+    anomalous = rng.normal(size=anomalies)
+    anomalous[:shared] = 0.6 * scores[:shared] + 0.8 * anomalous[:shared]
+    found = auroc(
+        wins(apart + anomalous[:, None], scores[:, None]),
+        np.concatenate([np.arange(shared), 1000 + np.arange(shared, anomalies)]),
+        np.arange(normals),
+    )
+    own = float(norm.cdf(apart / math.sqrt(0.8)))  # of an anomaly and its own source
+    pairs = anomalies * normals
+    truth = (area * (pairs - shared) + own * shared) / pairs
+    return found.low <= truth <= found.high
+
+
+def test_perfect_separation_and_equal_scores_are_no_certainty() -> None:
+    won = np.ones((30, 40))
+    sources = np.arange(30), 100 + np.arange(40)
+    found = auroc(won, *sources)
+    assert found.value == found.high == 1.0 and 0.85 < found.low < 0.95
+    same = difference(won, won, *sources)
+    assert same.value == 0.0 and same.low == -same.high and 0.03 < same.high < 0.2
+
+
+def test_the_interval_of_a_difference_of_areas_covers_it() -> None:
+    """Two scores of the same images with the same area."""
+    rng = generator(0, "coverage", "difference of areas")
+    hits = []
+    for _ in range(400):
+        common = rng.normal(size=60)
+        scores = [0.8 * common + 0.6 * rng.normal(size=60) + 1.5 * (np.arange(60) < 30) for _ in range(2)]
+        won = [wins(score[:30, None], score[30:, None]) for score in scores]
+        found = difference(*won, np.arange(30), np.arange(30, 60))
+        hits.append(found.low <= 0.0 <= found.high)
+    assert 0.92 < np.mean(hits) < 0.99

@@ -14,7 +14,8 @@ from purification.reporting.figures.fuzziness import curves, shown
 from purification.reporting.figures.ladder import ladder
 from purification.reporting.figures.paths import distances, randomness
 from purification.reporting.figures.pictures import images, training
-from purification.reporting.figures.relation import compression_robustness, prediction
+from purification.reporting.figures.predicted import prediction
+from purification.reporting.figures.relation import compression_robustness
 from purification.reporting.figures.spectrum import spectrum
 from purification.reporting.figures.style import Extras, save
 from purification.reporting.rows import Rows

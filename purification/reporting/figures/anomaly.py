@@ -45,7 +45,7 @@ def anomaly(rows: Rows, extras: Extras) -> Figure:
     style.note(
         figure,
         f"detector {detector}, {counts}; {judged}; dotted: chance; short lines: random perturbations; bars and bands: "
-        "95 % bootstrap over source images",
+        "95 % over source images",
     )
     return figure
 

@@ -146,9 +146,9 @@ def lines(count: int, *, height: float, width: float = WIDTH, **options: Any) ->
     return figure, axes
 
 
-def title(axes: Axes, letter: str, text: str) -> None:
-    """Panel letter and what the panel shows."""
-    axes.set_title(rf"$\mathbf{{{letter}}}$  {text}", loc="left")
+def title(axes: Axes, letter: str, text: str, *, pad: float = 6.0) -> None:
+    """Panel letter and what the panel shows, `pad` points above it."""
+    axes.set_title(rf"$\mathbf{{{letter}}}$  {text}", loc="left", pad=pad)
 
 
 def note(figure: Figure, text: str) -> None:
@@ -178,10 +178,10 @@ def empty(axes: Axes, text: str) -> None:
     axes.set(xticks=[], yticks=[])
 
 
-def nothing() -> Figure:
+def nothing(text: str = "no rows") -> Figure:
     """Figure of a run without the rows for it."""
     figure, axes = panels(height=1.5)
-    empty(axes[0, 0], "no rows")
+    empty(axes[0, 0], text)
     return figure
 
 
