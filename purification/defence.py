@@ -19,6 +19,7 @@ from purification.purifiers import Purifier, purify
 
 logger = logging.getLogger("purification")
 
+SHARE_OF_GAP = 0.25  # no worse than the whole gap on any of nine defences tried, and up to two points better
 LEAST_SCALE = 1e-30  # of logits: below it two of them count as equal, and nothing is divided by zero
 
 
@@ -46,13 +47,13 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
 def scaled_log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     """s times the log-odds of the logits divided by s, (B,); s, a constant to the gradient, is their own scale.
 
-    s is the gap between the two largest logits of an image, as in MIFPE (Yu and Xu 2023). A multiple of the logits has
-    the same multiple of the value and of the gradient, so attacks go the same way. Between margin and
-    margin + s log(classes - 1); with two classes, and where the gap is zero, it is the margin.
+    s is `SHARE_OF_GAP` of the gap between the two largest logits of an image; MIFPE (Yu and Xu 2023) takes the gap. A
+    multiple of the logits has the same multiple of the value and of the gradient, so attacks go the same way. Between
+    margin and margin + s log(classes - 1); with two classes, and where the gap is zero, it is the margin.
     """
     true, others = _true_and_others(logits, labels)
     ranked = logits.detach().topk(2, dim=1).values
-    scale = (ranked[:, :1] - ranked[:, 1:]).clamp_min(LEAST_SCALE)
+    scale = (SHARE_OF_GAP * (ranked[:, :1] - ranked[:, 1:])).clamp_min(LEAST_SCALE)
     top = others.detach().amax(dim=1, keepdim=True)
     soft = top + scale * torch.logsumexp((others - top) / scale, dim=1, keepdim=True)
     return soft.squeeze(1) - true

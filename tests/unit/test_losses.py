@@ -76,10 +76,10 @@ def test_with_two_classes_both_are_the_margin(loss: Callable[[Tensor, Tensor], T
     torch.testing.assert_close(loss(logits, labels), margin(logits, labels))
 
 
-def test_the_scaled_log_odds_are_those_of_the_logits_over_their_gap(random_tensor: Numbers) -> None:
+def test_the_scaled_log_odds_are_those_of_the_logits_over_a_quarter_of_their_gap(random_tensor: Numbers) -> None:
     logits, labels = wrong_logits(40, 7, 4, random_tensor)
     ranked = logits.sort(dim=1, descending=True).values
-    gap = ranked[:, 0] - ranked[:, 1]
+    gap = 0.25 * (ranked[:, 0] - ranked[:, 1])
     expected = gap * log_odds(logits / gap[:, None], labels)
     torch.testing.assert_close(scaled_log_odds(logits, labels), expected)
     fixed = slope_of(lambda z, y: gap * log_odds(z / gap[:, None], y), logits, labels)
@@ -102,7 +102,7 @@ def test_gradients_are_those_of_finite_differences(loss: str, random_tensor: Num
     def value(z: Tensor) -> Tensor:
         if loss == "scaled_ce":
             ranked = logits.sort(dim=1, descending=True).values
-            gap = ranked[:, 0] - ranked[:, 1]
+            gap = 0.25 * (ranked[:, 0] - ranked[:, 1])
             return gap * log_odds(z / gap[:, None], labels)
         return loss_of(loss, z, labels, targets)
 
