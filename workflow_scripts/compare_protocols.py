@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from purification.attacks import DiffHammer
 from purification.known_truth.catalogue import Entry, KnownDefence, set_up
@@ -21,23 +20,22 @@ from purification.progress import track
 from purification.reporting.figures.known_truth import known_truth
 from purification.reporting.figures.style import save
 from purification.reporting.known_truth import OURS, bias, coverage, folded, ranks, verdicts
+from workflow_scripts.configuration import merged
 from workflow_scripts.job import replacing, write_text
 from workflow_scripts.known_defences import Evaluated, evaluate_known
 
-ROOT = Path(__file__).parents[1]
-DEFAULT, CONFIG = ROOT / "config" / "default.yaml", ROOT / "config" / "protocols.yaml"
+CONFIG = Path(__file__).parents[1] / "config" / "protocols.yaml"
 TITLES = {
     "bias": "Bias: reported minus true accuracy in points, mean over defences with its 95 % interval",
     "verdicts": "Marks, and what is reported without one under known noise",
     "ranks": "Pairs of defences that a protocol ranks wrongly",
     "coverage": "95 % intervals that contain the truth",
 }
-DIGITS = 3
 
 
-def read_config() -> dict[str, Any]:
-    """The default configuration with what the bench adds to it."""
-    return {**yaml.safe_load(DEFAULT.read_text()), **yaml.safe_load(CONFIG.read_text())}
+def read_config(paths: Sequence[str] = ()) -> dict[str, Any]:
+    """The default configuration with what the bench adds to it, and then configurations of a user's own."""
+    return merged([CONFIG, *paths])
 
 
 def _build(name: str, group: str, entry: Entry, count: int, settings: Mapping[str, Any]) -> KnownDefence:
@@ -118,7 +116,7 @@ def write_tables(rows: pd.DataFrame, tables: Mapping[str, pd.DataFrame], folder:
 
 if __name__ == "__main__":
     logging.getLogger("purification").setLevel(logging.ERROR)
-    config = read_config()
+    config = read_config(sys.argv[1:])
     rows = compare_protocols(GROUPS, config)
     tables = tables_of(rows, sample_coverage(GROUPS, config), config["known_truth"])
     sys.stdout.write(write_tables(rows, tables, Path(config["results"])))
