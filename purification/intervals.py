@@ -1,8 +1,9 @@
 """Confidence intervals and the one-sided tests that they rest on, for means over images.
 
-Every class holds what its test needs, as arrays of one shape: one entry per sample, so that many samples can be judged
-at once. `interval` gives both ends at CONFIDENCE, `greater` and `less` give one-sided p-values. A threshold is outside
-the interval exactly where one of the two is below (1 - CONFIDENCE) / 2. Simulated coverage: methods.md, section 6.
+Every class holds what its test needs, as arrays of one shape: one entry per sample, so that many
+samples can be judged at once. `interval` gives both ends at CONFIDENCE, `greater` and `less` give
+one-sided p-values. A threshold is outside the interval exactly where one of the two is below TAIL.
+Simulated coverage: methods.md, section 6.
 """
 
 from __future__ import annotations
@@ -104,9 +105,10 @@ class Normal:
 
 @dataclass(frozen=True)
 class Student:
-    """Student's interval of a mean, after a transformation of t that removes the skewness of its law.
+    """Student's interval of a mean, after a transformation of t that removes its skewness.
 
-    g(t) = t + w t^2 / 3 + w^2 t^3 / 27 + w / 6, w the skewness over sqrt(n) (Hall, J. R. Stat. Soc. B 54:221, 1992).
+    g(t) = t + w t^2 / 3 + w^2 t^3 / 27 + w / 6, with w the skewness over sqrt(n).
+    Source: Hall, J. R. Stat. Soc. B 54:221, 1992.
 
     value, error  mean and its standard error; the error is NaN where all values are equal
     skew          w
@@ -142,7 +144,9 @@ class Student:
 
 @dataclass(frozen=True)
 class Fieller:
-    """Interval of a ratio of two paired means: Student's test of a - r b for every ratio r (Fieller, 1954).
+    """Interval of a ratio of two paired means (Fieller, J. R. Stat. Soc. B 16:175, 1954).
+
+    It holds every ratio r for which Student's test does not reject that a - r b has mean 0.
 
     above, below  the means a and b, of which the second is positive
     variances     of a and of b, and their covariance, each divided by n
@@ -188,7 +192,10 @@ class Resampled:
         return low, high
 
     def _share(self, contrary: Array) -> Array:
-        """Share of the resamples against the claim, itself counted as one (Davison and Hinkley 1997, section 4.2)."""
+        """Share of the resamples against the claim, the sample counted as one of them.
+
+        Source: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 4.2.
+        """
         known = np.isfinite(self.samples)
         return np.asarray((1.0 + (contrary & known).sum()) / (1.0 + known.sum()))
 
@@ -202,10 +209,11 @@ class Resampled:
 def score_of_moments(mean: Array, variance: Array | float, images: float) -> Score:
     """Score interval of a mean in [0, 1] of so many images, whose estimate has this variance.
 
-    Rates between 0 and 1 vary less than images that are right or wrong, so n images count as more: n p (1 - p) / s^2,
-    the effective sample size of survey statistics (Korn and Graubard, Survey Methodology 24:193, 1998; with Wilson's
-    interval: Dean and Pagano, J. Surv. Stat. Methodol. 3:484, 2015). p and s^2 are taken with one image added, half of
-    it right and half wrong as in Jeffreys' prior, so that equal rates do not count as certainty.
+    Rates between 0 and 1 vary less than images that are right or wrong, so n images count as more:
+    n p (1 - p) / s^2, the effective sample size of survey statistics (Korn and Graubard, Survey
+    Methodology 24:193, 1998; with Wilson's interval: Dean and Pagano, J. Surv. Stat. Methodol.
+    3:484, 2015). p and s^2 are taken with one image added, half of it right and half wrong as in
+    Jeffreys' prior, so that equal rates do not count as certainty.
     """
     squares = images * variance + mean**2
     middle = (images * mean + 0.5) / (images + 1.0)
@@ -214,19 +222,20 @@ def score_of_moments(mean: Array, variance: Array | float, images: float) -> Sco
 
 
 def score_of(rates: Array) -> Score:
-    """Score interval of the mean of rates (..., n) in [0, 1], one per image, whatever number of draws each averages.
+    """Score interval of the mean of rates (..., n) in [0, 1], one per image.
 
-    Where every rate is 0 or 1 the interval is Wilson's.
+    An image may average any number of draws. Where every rate is 0 or 1 the interval is Wilson's.
     """
     n = rates.shape[-1]
     return score_of_moments(rates.mean(axis=-1), rates.var(axis=-1) / n, n)
 
 
 def normal_of_moments(mean: Array, variance: Array | float, images: float, differing: Array | float = 1.0) -> Normal:
-    """Interval of a mean in [-1, 1] of so many paired differences, whose estimate has this variance.
+    """Interval of a mean in [-1, 1] of so many differences, whose estimate has this variance.
 
-    Two images are added, one better and one worse by as much as the images that differ do (root mean square; by 1 where
-    none differs). For single draws this is the interval of Bonett and Price (J. Educ. Behav. Stat. 37:479, 2012).
+    Two images are added, one better and one worse by as much as the images that differ do (root
+    mean square; by 1 where none differs). For single draws this is the interval of Bonett and
+    Price (J. Educ. Behav. Stat. 37:479, 2012).
 
     differing  share of the images that differ
     """

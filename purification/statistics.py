@@ -1,7 +1,8 @@
 """Estimators of robustness numbers with their 95 % intervals, and tests of paired comparisons.
 
-Notation of all docstrings: P_i is the probability that the defence classifies image i correctly over its randomness;
-`correct` (n, M) says whether draw m of image i was correct, on draws that chose nothing.
+Notation of all docstrings: P_i is the probability that the defence classifies image i correctly
+over its randomness; `correct` (n, M) says whether draw m of image i was correct, on draws that
+chose nothing.
 
 Which interval belongs to which number:
     wilson      a share of images that are right or wrong
@@ -33,7 +34,8 @@ SAME = 1e-12  # relative difference below which values are equal but for roundin
 class Estimate:
     """A value with its confidence interval and the number of images behind it.
 
-    An interval that the sample does not determine has NaN ends, and the value is NaN without a single image.
+    An interval that the sample does not determine has NaN ends, and the value is NaN without a
+    single image.
 
     pivot   the test that the interval comes from; None where there is none
     reason  why there is no interval; empty where there is one
@@ -49,7 +51,8 @@ class Estimate:
     def p_value(self, *, above: float = -math.inf, below: float = math.inf) -> float:
         """One-sided p-value of above < value < below, the larger of the two; NaN without a test.
 
-        Both sides must be shown, each at its own level (intersection-union: Berger, Technometrics 24:295, 1982).
+        Both sides must be shown, each at its own level (intersection-union: Berger, Technometrics
+        24:295, 1982).
         """
         if self.pivot is None or not math.isfinite(self.low + self.high):
             return math.nan
@@ -87,13 +90,13 @@ def wilson(successes: int, n: int) -> Estimate:
 
 
 def _defined(values: ArrayLike) -> Array:
-    """The values that are not NaN: images for which the number is not defined are left out and not counted."""
+    """The values that are not NaN: images without the number are left out and not counted."""
     numbers = np.asarray(values, dtype=float)
     return np.asarray(numbers[~np.isnan(numbers)])
 
 
 def _within(values: Array, low: float, high: float) -> Array:
-    """The values cut to their range, after the rounding of sums; raises ValueError where they leave it."""
+    """The values cut to their range; raises ValueError where more than rounding leaves it."""
     if len(values) and not (low - 1e-6 <= values.min() and values.max() <= high + 1e-6):
         found = f"{values.min():g} to {values.max():g}"
         raise ValueError(
@@ -111,7 +114,10 @@ def rate(values: ArrayLike) -> Estimate:
 
 
 def difference(values: ArrayLike) -> Estimate:
-    """Mean of one paired difference of two rates per image, in [-1, 1], with the interval of `intervals.normal_of`."""
+    """Mean of one paired difference of two rates per image, in [-1, 1]; never a point.
+
+    The interval is that of `intervals.normal_of`.
+    """
     numbers = _within(_defined(values), -1.0, 1.0)
     if not len(numbers):
         return undetermined(NO_IMAGE)
@@ -122,8 +128,8 @@ def mean(values: ArrayLike, *, low: float = -math.inf, high: float = math.inf) -
     """Mean of one measurement per image, with Student's interval of `intervals.student_of`.
 
     low, high  range of the measurement, which the interval does not leave
-    Equal values determine no interval, unless the range is finite: then it is that of as many rates. One value
-    determines none, and neither does an infinite one.
+    Equal values determine no interval, unless the range is finite: then it is that of as many
+    rates. One value determines none, and neither does an infinite one.
     """
     numbers = _within(_defined(values), low, high)
     if not len(numbers):
@@ -141,7 +147,10 @@ def mean(values: ArrayLike, *, low: float = -math.inf, high: float = math.inf) -
 
 
 def ratio(above: ArrayLike, below: ArrayLike) -> Estimate:
-    """mean(above) / mean(below) of pairs, one per image, with Fieller's interval; pairs with a NaN are left out."""
+    """mean(above) / mean(below) of pairs, one per image, with Fieller's interval.
+
+    Pairs with a NaN are left out.
+    """
     pairs = np.stack([np.asarray(above, dtype=float), np.asarray(below, dtype=float)])
     first, second = pairs[:, ~np.isnan(pairs).any(axis=0)]
     n = len(first)
@@ -163,7 +172,10 @@ def ratio(above: ArrayLike, below: ArrayLike) -> Estimate:
 
 
 def resampled(value: float, samples: Array, n: int) -> Estimate:
-    """A statistic that is no mean, with the percentile interval of its resamples; undetermined where none is finite."""
+    """A statistic that is no mean, with the percentile interval of its resamples.
+
+    Undetermined where none of them is finite.
+    """
     samples = np.asarray(samples, dtype=float)
     if not np.isfinite(samples).any():
         return undetermined("no resample gives a number", value, n)
@@ -190,8 +202,9 @@ def worst_of(correct: Array, attempts: int) -> Array:
 
 
 def majority_vote(predictions: Array, labels: Array, votes: int, *, subsets: int, seed: int) -> Array:
-    """Per-image probability that the plurality of `votes` draws is the label; ties count as failures.
+    """Per-image probability that the plurality of `votes` draws is the label.
 
+    Ties count as failures.
     predictions (n, M) labels per draw; averaged over `subsets` random choices of `votes` columns.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
@@ -209,21 +222,21 @@ def majority_vote(predictions: Array, labels: Array, votes: int, *, subsets: int
     return wins / subsets
 
 
-def mcnemar(first: Array, second: Array) -> float:
-    """Two-sided exact McNemar p-value of two paired boolean arrays (1 when they never differ)."""
-    first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    wins, losses = int((first & ~second).sum()), int((~first & second).sum())
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+def mcnemar(wins: int, losses: int, *, alternative: str = "two-sided") -> float:
+    """Exact McNemar p-value of so many pairs that only the first, and only the second, got right.
 
-
-def mcnemar_greater(wins: int, losses: int) -> float:
-    """One-sided exact McNemar p-value of "wins are the more likely" (1 without a discordant pair)."""
-    return float(binomtest(wins, wins + losses, alternative="greater").pvalue) if wins + losses else 1.0
+    alternative  "two-sided", or "greater" for "wins are the more likely"
+    1 without such a pair.
+    """
+    if wins + losses == 0:
+        return 1.0
+    return float(binomtest(wins, wins + losses, alternative=alternative).pvalue)
 
 
 def holm(p_values: Array) -> Array:
-    """P-values adjusted so that one error among all tests is as rare as in one test (Holm, Scand. J. Stat. 6:65, 1979).
+    """P-values adjusted so that one error among all tests is as rare as in one test.
 
+    Source: Holm, Scandinavian Journal of Statistics 6:65, 1979.
     A test without a p-value (NaN) counts as one of the family, with p = 1, and stays NaN.
     """
     known = np.nan_to_num(np.asarray(p_values, dtype=float), nan=1.0)

@@ -1,7 +1,7 @@
 """Area under the ROC curve of anomaly scores, with intervals over source images.
 
-AUROC = P(score of an anomaly > score of a normal image) + P(equal) / 2 (Mann and Whitney 1947), over
-all pairs and over the draws of a random score, in each of which all images are scored once.
+AUROC = P(score of an anomaly > score of a normal image) + P(equal) / 2 (Mann and Whitney 1947),
+over all pairs and over the draws of a random score, in each of which all images are scored once.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def auroc(won: Array, anomalous: Array, normal: Array) -> Estimate:
     """Mean of `wins` (m, n) with its score interval; n of the estimate counts images.
 
     anomalous (m,), normal (n,)  number of the source image of each: images made from one are one unit
-    The variance is that over sources (`variance`); the interval is Wilson's at the number of images that would
-    give it, with half an image right and half an image wrong added as in `intervals.score_of`.
+    The variance is that over sources (`variance`); the interval is Wilson's at the number of
+    images that would give it, with half an image right and half an image wrong added as in
+    `intervals.score_of`.
     """
     value = np.asarray(won.mean())
     pivot = score_of_moments(value, variance(won, anomalous, normal), units(anomalous, normal))
@@ -36,7 +37,10 @@ def auroc(won: Array, anomalous: Array, normal: Array) -> Estimate:
 
 
 def difference(won: Array, other: Array, anomalous: Array, normal: Array) -> Estimate:
-    """Mean of `wins` minus that of another score on the same images, with the interval of `intervals.normal_of`."""
+    """Mean of `wins` minus that of another score on the same images; never a point.
+
+    The interval is that of `intervals.normal_of`.
+    """
     apart = won - other
     value = np.asarray(apart.mean())
     pivot = normal_of_moments(value, variance(apart, anomalous, normal), units(anomalous, normal))
@@ -44,16 +48,17 @@ def difference(won: Array, other: Array, anomalous: Array, normal: Array) -> Est
 
 
 def units(anomalous: Array, normal: Array) -> float:
-    """Independent images that an area rests on: the harmonic mean of the numbers of sources of both kinds."""
+    """Independent images that an area rests on: harmonic mean of the sources of both kinds."""
     counts = len(np.unique(anomalous)), len(np.unique(normal))
     return 2.0 / (1.0 / counts[0] + 1.0 / counts[1])
 
 
 def variance(won: Array, anomalous: Array, normal: Array) -> float:
-    """Variance of the mean of pairs, over source images (DeLong et al. 1988; clusters: Obuchowski 1997, Biometrics).
+    """Variance of the mean of pairs, over source images.
 
-    An image's part is the deviation of its mean over all pairs, divided by the number of its kind; images of
-    one source are added up. Sources with and without a normal image are two samples.
+    Source: DeLong et al. (Biometrics 44:837, 1988); with clusters Obuchowski (Biometrics 53:567, 1997).
+    An image's part is the deviation of its mean over all pairs, divided by the number of its kind;
+    images of one source are added up. Sources with and without a normal image are two samples.
     """
     parts = np.concatenate(
         [

@@ -63,35 +63,31 @@ def first_image(sample: Sample) -> Sample:
     return replace(sample, images=sample.images[:1], labels=sample.labels[:1], ids=sample.ids[:1])
 
 
-def likeliest_wrong(defence: Defence, sample: Sample) -> Tensor:
+def likeliest_wrong(logits: Tensor, labels: Tensor) -> Tensor:
     """The wrong class with the highest logit, (n,): what a targeted loss drives to."""
-    logits = defence.logits(defence.purify(sample.images, sample.ids, sample.source, 0))
-    return logits.scatter(1, sample.labels[:, None], -torch.inf).argmax(dim=1)
+    return logits.scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
+
+
+def loss_at(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """Value (n,) of a loss; a targeted one drives to the likeliest wrong class."""
+    targets = likeliest_wrong(logits, labels) if loss in TARGETED_LOSSES else None
+    return loss_of(loss, logits, labels, targets)
 
 
 def slope_of(defence: Defence, sample: Sample, followed: Followed, kept_steps: int) -> Slope:
     """The gradient as an attack takes it: in its mode, in batches of its size, with graph recording on."""
-    targets = likeliest_wrong(defence, sample) if followed.loss in TARGETED_LOSSES else None
     seen: dict[int, Tensor] = {}
 
     def judge(purified: Tensor, block: list[int]) -> tuple[Tensor, Tensor]:
         seen[block[0]] = purified.detach()
         logits = defence.classifier(purified)
-        aims = None if targets is None else targets[block]
-        return loss_of(followed.loss, logits, sample.labels[block], aims), logits
+        return loss_at(followed.loss, logits, sample.labels[block]), logits
 
     values, gradient, _ = defence.differentiate(
         defence.purifier, sample.images, sample.ids, sample.source, 0, judge,
         mode=followed.gradient, kept_steps=kept_steps,
     )  # fmt: skip
     return Slope(values, gradient, torch.cat(list(seen.values()))[: len(values)])
-
-
-def values_of(defence: Defence, sample: Sample, loss: str) -> Tensor:
-    """The loss (n,) as it is evaluated, without a gradient."""
-    logits = defence.logits(defence.purify(sample.images, sample.ids, sample.source, 0))
-    targets = likeliest_wrong(defence, sample) if loss in TARGETED_LOSSES else None
-    return loss_of(loss, logits, sample.labels, targets)
 
 
 def largest(values: Tensor) -> Tensor:
@@ -132,10 +128,13 @@ def _at_a_point(
     """The gradient at some images, and what is checked about it there."""
     slope = slope_of(defence, sample, followed, kept)
     evaluated = defence.purify(sample.images, sample.ids, sample.source, 0)
-    right = defence.logits(evaluated).argmax(dim=1) == sample.labels
+    logits = defence.logits(evaluated)
+    right = logits.argmax(dim=1) == sample.labels
     normal = sample.source(sample.ids).normal("signs")
-    moved = sample.at(sample.images + threat.epsilon * NORMS[threat.norm].unit(normal))
-    change = (values_of(defence, moved, followed.loss) - values_of(defence, sample, followed.loss)).abs()
+    moved = sample.images + threat.epsilon * NORMS[threat.norm].unit(normal)
+    after = defence.logits(defence.purify(moved, sample.ids, sample.source, 0))
+    values = [loss_at(followed.loss, each, sample.labels) for each in (logits, after)]
+    change = (values[1] - values[0]).abs()
     flat = slope.gradient.flatten(1)
     vanishes = ~flat.any(dim=1)
     unknown = torch.full((len(flat),), torch.nan, dtype=torch.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +18,6 @@ from purification.measure.audit import (
     Sample,
     largest,
     slope_of,
-    values_of,
 )
 from purification.measure.masks import masked_share
 from purification.purifiers import FunctionPurifier
@@ -152,6 +151,13 @@ def finite_difference(defence: Defence, sample: Sample, directions: int) -> Tens
     return torch.maximum(purifier, classifier)
 
 
+def margins_of(defence: Defence, sample: Sample, moved: Sequence[Tensor]) -> Tensor:
+    """Margins (K, n) in float64 of K versions of the images, all in the same batches."""
+    ids = [*sample.ids] * len(moved)
+    logits = defence.logits(defence.purify(torch.cat([*moved]), ids, sample.source, 0))
+    return margin(logits, sample.labels.repeat(len(moved))).double().view(len(moved), -1)
+
+
 def linearity(defence: Defence, sample: Sample, gradient: Tensor, options: Options, scale: float) -> Tensor:
     """Correlation (n,) of the changes of the margin that the gradient foresees with those that happen.
 
@@ -160,18 +166,17 @@ def linearity(defence: Defence, sample: Sample, gradient: Tensor, options: Optio
     that is exact and says nothing about its surroundings (shattered gradients, Athalye et al. 2018).
     """
     threat = replace(options.threat, epsilon=scale * options.threat.epsilon)
-    foreseen, happened = [], []
+    moved, foreseen = [], []
     for draw in range(options.changes):
         normal = sample.source(sample.ids, draw).normal("signs")
         change = threat.epsilon * NORMS[threat.norm].unit(normal)
         up = threat.project(sample.images + change, sample.images)
         down = threat.project(sample.images - change, sample.images)
         foreseen.append((gradient.double() * (up - down).double()).flatten(1).sum(dim=1))
-        raised = values_of(defence, sample.at(up), "margin").double()
-        lowered = values_of(defence, sample.at(down), "margin").double()
-        happened.append(raised - lowered)
+        moved += [up, down]
+    raised, lowered = margins_of(defence, sample, moved).view(options.changes, 2, -1).unbind(dim=1)
     first = torch.stack(foreseen, dim=1)  # (n, changes): sums within an image do not depend on the others
-    second = torch.stack(happened, dim=1)
+    second = (raised - lowered).T.contiguous()
     sizes = (first.square().sum(dim=1) * second.square().sum(dim=1)).sqrt()
     correlation = (first * second).sum(dim=1) / sizes.clamp_min(1e-300)
     return torch.where(second.any(dim=1), correlation, torch.nan)

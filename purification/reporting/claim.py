@@ -1,6 +1,7 @@
-"""One row of the claims table: what was asked, what was found, and the verdict taken on its interval.
+"""One row of the claims table: what was asked, what was found, and the verdict.
 
-A verdict rests on a 95 % interval, which is the same as a one-sided p-value below `TAIL` = .025 for the claimed side.
+A verdict rests on a 95 % interval, which is the same as a one-sided p-value below `TAIL` = .025
+for the claimed side.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ NOT_MEASURED = "not measured"
 class Claim:
     """One row of the claims table.
 
-    n             units of the estimate: images, or purifiers where a relation over them is claimed (A12-A14)
+    n             units of the estimate: images, or purifiers where a relation over them is claimed
     images        images behind its interval
     needed_n      images with which it decides at the observed effect (`needed`)
     verdict       whether the interval lies on the claimed side
@@ -58,7 +59,8 @@ class Claim:
 class Asked:
     """What a claim asks: whether above < value < below.
 
-    paper    the paper's value as it is stated;  size  the same as a number, NaN where it states none
+    paper    the paper's value as it is stated
+    size     the same as a number; NaN where it states none
     neutral  the value if purification did nothing: effects are measured from here
     """
 
@@ -72,7 +74,7 @@ class Asked:
 
 
 def judge(estimate: Estimate, *, above: float = -math.inf, below: float = math.inf) -> str:
-    """Verdict on above < value < below; inconclusive where the value or an end of its interval is not finite."""
+    """Verdict on above < value < below; inconclusive where a number of the estimate is not finite."""
     if not all(map(math.isfinite, (estimate.value, estimate.low, estimate.high))):
         return "inconclusive"
     if above < estimate.low and estimate.high < below:
@@ -120,7 +122,7 @@ def make_claim(
 
 
 def also(claim: Claim, verdict: str, p_value: float, needed_n: float) -> Claim:
-    """A claim that holds only where a second test agrees: the worse verdict, the larger p-value, the more images."""
+    """A claim that holds only where a second test agrees: the worse verdict and the larger numbers."""
     worst = min((claim.verdict, verdict), key=WORST_FIRST.index)
     p_values = (claim.p_value, p_value)
     return replace(
@@ -132,7 +134,7 @@ def also(claim: Claim, verdict: str, p_value: float, needed_n: float) -> Claim:
 
 
 def null_notes(asked: Asked, ours: Estimate, null: Estimate) -> tuple[str, ...]:
-    """A sentence where the null model moves further from `neutral`, in the claimed direction, than ours does."""
+    """A sentence where the null model moves further from `neutral`, in the claimed direction."""
     own = ours.value - asked.neutral
     other = null.value - asked.neutral
     upwards = math.isfinite(asked.above)
@@ -164,10 +166,10 @@ def headline_claim(rows: Rows, asked: Asked, estimate: Estimate, null: Estimate,
 
 
 def claims_table(claims: list[Claim]) -> pd.DataFrame:
-    """All claims with p-values corrected for their number (Holm, over the claims that are about the paper).
+    """All claims, with Holm's correction for the number of those that are about the paper.
 
     p_holm  the corrected p-value; NaN for self-checks
-    holm    the verdict after the correction: "inconclusive" for a claim that passes only without it;
+    holm    the verdict after the correction, "inconclusive" for a claim that passes only without;
             empty for self-checks
     """
     table = pd.DataFrame([asdict(claim) for claim in claims])

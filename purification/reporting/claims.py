@@ -1,8 +1,10 @@
-"""The claims of arXiv 2505.22839 as checks A0-A17: the paper's number, ours with its interval, and a verdict.
+"""The claims of arXiv 2505.22839 as checks A0-A17: the paper's number, ours with its interval, and
+a verdict.
 
-A verdict is taken on a 95 % interval over images: "pass" when the whole interval is on the claimed side, "fail" when it
-is on the other, "inconclusive" in between. A0, A10 and A17 check the measurement itself, not the paper. The reasons for
-the thresholds are in docs/methods.md, section 13.
+A verdict is taken on a 95 % interval over images: "pass" when the whole interval is on the claimed
+side, "fail" when it is on the other, "inconclusive" in between. A0, A10 and A17 check the
+measurement itself, not the paper. The reasons for the thresholds are in docs/methods.md, section
+13.
 """
 
 from __future__ import annotations
@@ -29,10 +31,15 @@ from purification.reporting.claim import (
     words,
 )
 from purification.reporting.examination import attack_checks
-from purification.reporting.law_claims import base_curve_explains, extrapolates, robustness_falls, sigmoid_fits
+from purification.reporting.law_claims import (
+    base_curve_explains,
+    extrapolates,
+    robustness_falls,
+    sigmoid_fits,
+)
 from purification.reporting.needed import interval_images, paired_images
 from purification.reporting.path_claims import distance_grows, similarity_falls
-from purification.reporting.protocol import first_correct, share_correct
+from purification.reporting.protocol import both_shares, discordant
 from purification.reporting.rows import WORST_KNOWN, Rows
 from purification.reporting.self_check import WORST_FIRST, worst_verdict
 from purification.reporting.spectra import means
@@ -124,13 +131,15 @@ def compresses(rows: Rows) -> Claim:
     )
     estimate = rows.compression(rows.headline)
     effect = f"outputs spread {estimate.value:.3f} times as far as inputs"
-    return headline_claim(rows, asked, estimate, rows.compression(rows.headline, "null"), effect=effect)
+    null = rows.compression(rows.headline, "null")
+    return headline_claim(rows, asked, estimate, null, effect=effect)
 
 
 def _radius_ratio(rows: Rows, above: str, below: str, model: str = "trained") -> pd.Series:
     """Image -> ratio of two radii; NaN where the second is 0."""
-    radii = [rows.values("randomness", rows.headline, f"radius_{name}", model) for name in (above, below)]
-    return radii[0] / radii[1].where(radii[1] > 0.0)
+    first = rows.values("randomness", rows.headline, f"radius_{above}", model)
+    second = rows.values("randomness", rows.headline, f"radius_{below}", model)
+    return first / second.where(second > 0.0)
 
 
 def noise_spreads(rows: Rows) -> Claim:
@@ -178,7 +187,8 @@ def spectrum(rows: Rows) -> Claim:
     null, null_large = (statistics.mean(shares, low=0.0, high=1.0) for shares in _spectral_shares(rows, "null"))
     asked = Asked(
         "A9",
-        "Most directions are compressed and few are amplified: the share of singular values below .25 is no more than "
+        "Most directions are compressed and few are amplified: the share of singular values "
+        "below .25 is no more than "
         ".15 under the null model's, and the share above 1 is at most .05.",
         "> .90, .013",
         above=null.value - 0.15,
@@ -190,12 +200,15 @@ def spectrum(rows: Rows) -> Claim:
         effect=f"{100.0 * small.value:.1f} % of the singular values are below .25, {100.0 * large.value:.2f} % above 1",
         null=f"{words(null)} below .25, {words(null_large)} above 1",
         left_out=f"every purifier but {rows.headline}",
-        notes=(f"threshold {asked.above:.3f}; share above 1: {words(large, '.4f')}", *null_notes(asked, small, null)),
+        notes=(
+            f"threshold {asked.above:.3f}; share above 1: {words(large, '.4f')}",
+            *null_notes(asked, small, null),
+        ),
     )
     if math.isnan(asked.above):
         return also(claim, "inconclusive", math.nan, math.nan)
-    amplified = judge(large, below=0.05)
-    return also(claim, amplified, large.p_value(below=0.05), interval_images(large, large.n, below=0.05))
+    needed = interval_images(large, large.n, below=0.05)
+    return also(claim, judge(large, below=0.05), large.p_value(below=0.05), needed)
 
 
 def jacobian_agrees(rows: Rows) -> Claim:
@@ -215,7 +228,7 @@ def jacobian_agrees(rows: Rows) -> Claim:
         asked,
         estimate,
         effect=f"they differ by {100.0 * estimate.value:+.2f} %",
-        notes=("a check of the measurement: a failure means a wrong Jacobian or noise that is not fixed",),
+        notes=("a check of the measurement: it fails where the Jacobian is wrong or the noise not fixed",),
     )
 
 
@@ -229,33 +242,23 @@ def randomness_matters(rows: Rows) -> Claim:
         above=0.0,
         size=0.70 - 0.237,
     )
-    sides = ((rows.purified(rows.headline, "eot"), "varied"), (rows.known_frame(rows.headline), WORST_KNOWN))
-    shares = pd.concat([share_correct(*side) for side in sides], axis=1, join="inner").to_numpy()
-    single = pd.concat([first_correct(*side) for side in sides], axis=1, join="inner").to_numpy(dtype=bool)
-    estimate = statistics.difference(shares[:, 0] - shares[:, 1])
-    better, worse = int((single[:, 0] & ~single[:, 1]).sum()), int((~single[:, 0] & single[:, 1]).sum())
-    p = statistics.mcnemar_greater(better, worse)
-    known = f"{_percent(shares[:, 1])} under all attacks that know the noise"
-    effect = f"{_points(estimate)}: {_percent(shares[:, 0])} under EOT, {known}"
-    claim = make_claim(
+    averaged = (rows.purified(rows.headline, "eot"), "varied")
+    known = (rows.known_frame(rows.headline), WORST_KNOWN)
+    shares = both_shares(averaged, known)
+    wins, losses = discordant(averaged, known)
+    p = statistics.mcnemar(wins, losses, alternative="greater")
+    pairs = f"{wins} images right only under EOT, {losses} only with known noise"
+    claim = _accuracy_claim(
+        rows,
         asked,
-        estimate,
-        effect=effect,
-        left_out=f"every purifier but {rows.headline}",
-        notes=(
-            f"one-sided McNemar p = {p:.2g} on the first draw ({better} images only under EOT, {worse} only known)",
-        ),
+        shares,
+        names=("EOT", "all attacks that know the noise"),
+        note=f"McNemar's one-sided p = {p:.2g}: {pairs}",
     )
+    if not claim.ours > 0.0:
+        return claim
     agrees = "pass" if p < TAIL else "inconclusive"
-    return also(claim, agrees, p, paired_images(better, worse, len(single))) if claim.ours > 0.0 else claim
-
-
-def _points(difference: Estimate) -> str:
-    return f"{100.0 * difference.value:+.1f} points of accuracy"
-
-
-def _percent(rates: Array) -> str:
-    return f"{100.0 * rates.mean():.1f} %" if len(rates) else "none"
+    return also(claim, agrees, p, paired_images(wins, losses, len(shares)))
 
 
 def bpda_overstates(rows: Rows) -> Claim:
@@ -267,14 +270,24 @@ def bpda_overstates(rows: Rows) -> Claim:
         above=0.05,
         size=0.680 - 0.237,
     )
-    sides = [share_correct(rows.purified(rows.headline, name), "fixed") for name in ("bpda", rows.base_attack)]
-    shares = pd.concat(sides, axis=1, join="inner").to_numpy()
-    estimate = statistics.difference(shares[:, 0] - shares[:, 1])
-    effect = (
-        f"{_points(estimate)}: {_percent(shares[:, 0])} under BPDA, {_percent(shares[:, 1])} under the exact gradient"
+    weak, exact = ((rows.purified(rows.headline, name), "fixed") for name in ("bpda", rows.base_attack))
+    shares = both_shares(weak, exact)
+    return _accuracy_claim(
+        rows, asked, shares, names=("BPDA", "the exact gradient"), note="both under the same fixed noise"
     )
-    notes = ("both under the same fixed noise",)
-    return make_claim(asked, estimate, effect=effect, left_out=f"every purifier but {rows.headline}", notes=notes)
+
+
+def _accuracy_claim(rows: Rows, asked: Asked, shares: Array, *, names: tuple[str, str], note: str) -> Claim:
+    """A claim about the difference of two accuracies of the headline; shares (n, 2)."""
+    estimate = statistics.difference(shares[:, 0] - shares[:, 1])
+    first, second = (f"{100.0 * share:.1f} %" for share in shares.mean(axis=0)) if len(shares) else ("", "")
+    return make_claim(
+        asked,
+        estimate,
+        effect=f"{100.0 * estimate.value:+.1f} points of accuracy: {first} under {names[0]}, {second} under {names[1]}",
+        left_out=f"every purifier but {rows.headline}",
+        notes=(note,),
+    )
 
 
 def attack_is_sound(rows: Rows) -> Claim:

@@ -1,4 +1,4 @@
-"""Tables as CSV for programs, and as Markdown and LaTeX for people: numbers written out, special characters escaped."""
+"""Tables as CSV for programs, and as Markdown and LaTeX for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ DIGITS = 4  # significant, for people; two more for programs
 WHOLE = 1e15  # floats below it that have no fraction are written as integers
 NO_ROWS = "No rows."
 
-# Characters that Markdown may read as markup. Single ones stay where they cannot be: in a_b, x < 1 and t* at the end.
+# Characters that Markdown may read as markup. Single ones stay where they cannot be: in a_b, x < 1
+# and t* at the end.
 MARKDOWN = re.compile(r"[\\`|~\[\]$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|\*(?=\S)|<(?![\s=\d.])")
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -43,7 +44,7 @@ STARTS = ("[", "*")  # what \\ at the end of the row above would take as its own
 
 
 def number(value: float, digits: int) -> str:
-    """A number with so many significant digits; whole numbers with all of theirs; empty where it is missing."""
+    """So many significant digits, or all of a whole number; empty where the number is missing."""
     if pd.isna(value):
         return ""
     if float(value).is_integer() and abs(value) < WHOLE:
@@ -70,9 +71,9 @@ def interval(value: float, low: float, high: float) -> str:
 
 
 def compact(table: pd.DataFrame) -> pd.DataFrame:
-    """For people: text in every cell, a dagger on unreliable rows, and `x, x_low, x_high` in one column.
+    """For people: text in every cell, and a dagger on unreliable rows.
 
-    The interval of a column `ours` may also be called `low` and `high`.
+    `x`, `x_low` and `x_high` become one column, and so do `ours`, `low` and `high`.
     """
     folded = daggered(table)
     ends = {name: (f"{name}_low", f"{name}_high") for name in table if f"{name}_low" in table}

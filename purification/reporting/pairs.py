@@ -13,7 +13,7 @@ Side = tuple[str, str, str]  # purifier, attack, what its images are judged by
 
 
 def paired(rows: Rows) -> pd.DataFrame:
-    """Difference of two accuracies with its bootstrap interval over images, and the exact McNemar test.
+    """Difference of two accuracies on the same images, with its interval and the exact McNemar test.
 
     purifiers  every purifier of the sweep against the headline: all attacks that ran on both and the base attack
                alone (frozen noise), transfer (fresh draws)

@@ -9,20 +9,32 @@ import numpy as np
 
 from purification import statistics
 from purification.intervals import TAIL
-from purification.reporting.claim import Asked, Claim, headline_claim, judge, make_claim, null_notes, words
+from purification.reporting.claim import (
+    Asked,
+    Claim,
+    headline_claim,
+    judge,
+    make_claim,
+    null_notes,
+    words,
+)
 from purification.reporting.path_ends import growth, path_ends
 from purification.reporting.rows import Rows
 from purification.statistics import Estimate
 
-PAPER_GROWTH = {"ddpm": 3.1, "ddim": 2.44, "one_step": 2.27}  # end / start by sampler; the first is inferred
+PAPER_GROWTH = {
+    "ddpm": 3.1,
+    "ddim": 2.44,
+    "one_step": 2.27,
+}  # end / start by sampler; the first is inferred
 
 
 def distance_grows(rows: Rows) -> Claim:
     """A1: purification moves images away from the clean image, for every sampler of run.distances.
 
-    The row shows the sampler whose interval reaches lowest. The claim passes where every sampler does; each is tested
-    at the full level, because all must hold (intersection-union). It fails where one sampler is below 1, after a
-    correction for their number (Bonferroni).
+    The row shows the sampler whose interval reaches lowest. The claim passes where every sampler
+    does; each is tested at the full level, because all must hold (intersection-union). It fails
+    where one sampler is below 1, after a correction for their number (Bonferroni).
     """
     purifiers = rows.settings["run"]["distances"]
     found = {name: growth(rows, name) for name in purifiers}
@@ -64,7 +76,7 @@ def _growth_asked(rows: Rows, purifier: str) -> Asked:
 
 
 def _verdict_on_all(ratios: list[Estimate]) -> str:
-    """Whether every ratio is above 1; that one is below needs a p-value that is small for their number."""
+    """Whether every ratio is above 1; that one is below must outlast a correction for their number."""
     if all(judge(ratio, above=1.0) == "pass" for ratio in ratios):
         return "pass"
     smallest = min(np.nan_to_num(ratio.p_value(below=1.0), nan=1.0) for ratio in ratios)

@@ -1,4 +1,4 @@
-"""Where the paths of purification begin and end, and how much they lead away from the clean image."""
+"""Where the paths of purification begin and end, and whether they lead away from the clean image."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def path_ends(
 
 
 def growth(rows: Rows, purifier: str, model: str = "trained", *, start: str = "adversarial") -> Estimate:
-    """Mean l2 distance to the clean image at the end of the path over that at its start, with Fieller's interval."""
+    """Mean l2 distance to the clean image at the end of the path over that at its start."""
     ends = path_ends(rows, purifier, "l2", model, start=start)
     return statistics.ratio(ends["last"], ends["first"])

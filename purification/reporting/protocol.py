@@ -16,6 +16,8 @@ NO_ATTACKS = ("clean", "random")
 # knowledge of the attacker -> column with the labels under the same knowledge
 JUDGED = {"none": "varied", "forward": "fixed_forward", "reverse": "fixed_reverse", "both": "fixed", "semi": "semi"}
 
+Judged = tuple[pd.DataFrame, str]  # rows, and the column of labels that they are judged by
+
 
 def three(name: str, estimate: Estimate) -> dict[str, float]:
     """Three table columns of an estimate."""
@@ -88,18 +90,31 @@ def under_knowledge(rows: Rows, frame: pd.DataFrame) -> dict[str, Estimate]:
     return {column: statistics.rate(share) for column, share in shares.items() if len(share)}
 
 
-def compared(rows: Rows, first: tuple[pd.DataFrame, str], second: tuple[pd.DataFrame, str]) -> dict[str, float | int]:
+def compared(rows: Rows, first: Judged, second: Judged) -> dict[str, float | int]:
     """first minus second on the images of both, draws nested in images; exact McNemar test on one draw each.
 
     first, second  rows and the column of labels they are judged by
     """
-    shares = pd.concat([share_correct(*first), share_correct(*second)], axis=1, join="inner").to_numpy()
-    single = pd.concat([first_correct(*first), first_correct(*second)], axis=1, join="inner").to_numpy(dtype=bool)
+    shares = both_shares(first, second)
     difference = statistics.difference(shares[:, 0] - shares[:, 1])
+    only_first, only_second = discordant(first, second)
     return {
         **three("difference", difference),
         "difference_n": difference.n,
-        "only_first": int((single[:, 0] & ~single[:, 1]).sum()),
-        "only_second": int((~single[:, 0] & single[:, 1]).sum()),
-        "mcnemar_p": statistics.mcnemar(single[:, 0], single[:, 1]),
+        "only_first": only_first,
+        "only_second": only_second,
+        "mcnemar_p": statistics.mcnemar(only_first, only_second),
     }
+
+
+def both_shares(first: Judged, second: Judged) -> Array:
+    """(n, 2) shares of the draws that are right, on the images of both."""
+    shares = [share_correct(*first), share_correct(*second)]
+    return np.asarray(pd.concat(shares, axis=1, join="inner"))
+
+
+def discordant(first: Judged, second: Judged) -> tuple[int, int]:
+    """Images that only the first, and that only the second, gets right on its first draw."""
+    both = pd.concat([first_correct(*first), first_correct(*second)], axis=1, join="inner")
+    one, other = both.to_numpy(dtype=bool).T
+    return int((one & ~other).sum()), int((~one & other).sum())

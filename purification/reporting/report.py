@@ -52,7 +52,7 @@ SENTENCES: dict[str, Sequence[str]] = {
 class Material:
     """What the page shows.
 
-    tables    name -> table; "claims" has the columns claim, statement, paper, ours, low, high, n, verdict, note
+    tables    name -> table; "claims" has the fields of `claim.Claim`, holm and p_holm
     figures   name -> PNG
     captions  name -> paragraphs; the first is the title
     costs     one row per job: rule, s (seconds), max_rss (MiB)
@@ -85,7 +85,8 @@ def render(material: Material) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"estimate": estimate, "number": number, "duration": duration, "count": count}
+    environment.filters |= {"estimate": estimate, "number": number, "duration": duration}
+    environment.filters |= {"count": count, "verdict": verdict}
     claims = material.tables.get("claims", pd.DataFrame({"claim": [], "verdict": []})).to_dict("records")
     return environment.get_template("report.html.j2").render(
         folder=material.folder,
@@ -97,6 +98,7 @@ def render(material: Material) -> str:
         unmeasured=_unmeasured(material.tables.get("unreliable", pd.DataFrame())),
         words=TONES,
         counts=_counts([claim for claim in claims if claim["claim"] not in SELF_CHECKS]),
+        corrected=sum(claim["holm"] == "pass" for claim in claims),
         answer=list(_answer(claims)),
         prediction=_prediction(material.tables.get("prediction", pd.DataFrame())),
         figures=[_figure(name, png, material.captions[name]) for name, png in material.figures.items()],
@@ -191,6 +193,17 @@ def cells(table: pd.DataFrame) -> dict[str, Any]:
     records = daggered(table).to_dict("records")
     rows = [[estimate(row, c, f"{c}_low", f"{c}_high") for c in kept] for row in records]
     return {"header": [str(c).replace("_", " ") for c in kept], "rows": rows}
+
+
+def verdict(claim: Mapping[str, Any]) -> str:
+    """The verdict in words, whether it outlasts the correction for the number of claims, and the size of the effect."""
+    said = TONES.get(claim["verdict"], str(claim["verdict"]))
+    if claim["verdict"] != "pass":
+        return said
+    if claim["holm"] == "inconclusive":
+        said += ", not after the correction"
+    share = claim["of_the_paper"]
+    return said if pd.isna(share) else f"{said}, with {100.0 * share:.0f} % of the paper's effect"
 
 
 def duration(seconds: float) -> str:

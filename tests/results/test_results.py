@@ -50,12 +50,31 @@ def test_a_verdict_is_that_of_its_p_value() -> None:
     assert ((about_the_paper.p_holm < 0.025) == (about_the_paper.holm == "pass")).all()
 
 
-def test_what_rests_on_a_failed_audit_is_marked() -> None:
-    limits = table("reliability").set_index("purifier")
-    assert set(limits.index) == set(table("points").purifier)
+def test_what_rests_on_an_evaluation_that_does_not_count_is_marked() -> None:
+    found = table("reliability").set_index(["purifier", "attack"]).reliable
+    counts = table("known_noise").set_index("purifier").reliable
+    assert set(counts.index) == set(table("points").purifier)
     for entry in table("robustness").to_dict("records"):
-        source = {"clean": None, "random": None, "transfer": "identity"}.get(entry["attack"], entry["purifier"])
-        assert entry["reliable"] == (source is None or limits.reliable[source]), entry
+        attack, purifier = entry["attack"], entry["purifier"]
+        if attack in ("clean", "random"):
+            expected = True
+        elif attack == "transfer":
+            expected = counts["identity"]
+        else:
+            expected = counts[purifier] and found.get((purifier, attack), True)
+        assert entry["reliable"] == expected, entry
+
+
+def test_the_worst_known_can_be_recomputed_from_the_rows() -> None:
+    """At least as many images are broken as by any attack within the budget."""
+    epsilon, norm = float(os.environ["EPSILON"]), os.environ["NORM"]
+    for entry in table("known_noise").to_dict("records"):
+        own = rows("purified", entry["purifier"])
+        within = own[own[f"size_{norm}"] <= epsilon + 1e-5]
+        groups = [each for _, each in within.groupby("attack") if len(each) == entry["worst_known_n"]]
+        least = min((each.fixed == each.label).mean() for each in groups)
+        assert entry["worst_known"] <= least + 1e-5
+        assert entry["worst_known"] <= entry["base"]
 
 
 @pytest.mark.parametrize("name", ["robustness", "points", "compression", "randomness", "distances", "prediction"])

@@ -21,7 +21,16 @@ from purification.reporting.rows import KINDS, Rows
 
 ROOT = Path(__file__).parents[2]
 HEADLINE = "ddpm_150"
-SWEEP = (HEADLINE, "ddpm_10", "ddim_50", "ode_100", "one_step_200", "reverse_only_100", "ddpm_25", "sde_200")
+SWEEP = (
+    HEADLINE,
+    "ddpm_10",
+    "ddim_50",
+    "ode_100",
+    "one_step_200",
+    "reverse_only_100",
+    "ddpm_25",
+    "sde_200",
+)
 CONTROLS = ("identity", "constant", "blur", "ddpm_0")
 ATTACKS = ("eot", "bpda", "adjoint", "surrogate", "one_draw", "semi")
 DETECTOR = "zeros"
@@ -36,10 +45,10 @@ class Case:
 
     images, draws, classes  as counts; draws may be 0
     purifiers   points of the sweep, the headline first
-    outcome     predictions: mixed, all right, all wrong, one class for every image, or the same for every purifier
-    measured    measurements: random, equal on all images, or zero
-    undefined   share of the correlations and directional compressions that are NaN
-    null        whether the null model was measured
+    outcome     predictions: mixed, all right, all wrong, one class for every image, or the same
+    for every purifier measured    measurements: random, equal on all images, or zero undefined
+    share of the correlations and directional compressions that are NaN null        whether the
+    null model was measured
     missing     kinds without rows of the headline;  absent  kinds without any rows
     """
 
@@ -124,7 +133,11 @@ def settings_of(case: Case) -> dict[str, Any]:
         anomaly=[DETECTOR],
     )
     settings["published"] = copy.deepcopy(PUBLISHED)
-    settings["ledger"] = {**settings["ledger"], "purifiers": {HEADLINE: "DiffPure"}, "attacks": {"fixed": "PGD"}}
+    settings["ledger"] = {
+        **settings["ledger"],
+        "purifiers": {HEADLINE: "DiffPure"},
+        "attacks": {"fixed": "PGD"},
+    }
     settings["subsets"] = {"test": {"index": list(range(case.images)), "sha256": "00"}}
     return settings
 
@@ -211,10 +224,23 @@ def purified_frame(case: Case, settings: dict[str, Any]) -> pd.DataFrame:
             attacks.append(settings["adequacy_attack"])
         for attack in [*attacks, *(name for name, on in run["attacks"].items() if purifier in on)]:
             seen = predictions(case, rng, labels, 2 * case.draws + 3)
-            once, varied, matched = seen[:, :3], seen[:, 3 : 3 + case.draws], seen[:, 3 + case.draws :]
+            once, varied, matched = (
+                seen[:, :3],
+                seen[:, 3 : 3 + case.draws],
+                seen[:, 3 + case.draws :],
+            )
             known = purifier == HEADLINE
-            columns = {"image": range(case.images), "label": labels, "unpurified": once[:, 0], "fixed": once[:, 1]}
-            columns |= {"varied": lists(varied), "matched_fixed": once[:, 2], "matched_varied": lists(matched)}
+            columns = {
+                "image": range(case.images),
+                "label": labels,
+                "unpurified": once[:, 0],
+                "fixed": once[:, 1],
+            }
+            columns |= {
+                "varied": lists(varied),
+                "matched_fixed": once[:, 2],
+                "matched_varied": lists(matched),
+            }
             columns |= {name: lists(varied if known else varied[:, :0]) for name in ("fixed_forward", "fixed_reverse")}
             rates = undefined(case, rng, values(case, rng, case.images))
             moved = np.full(case.images, np.nan) if attack == "clean" else rates
@@ -315,7 +341,11 @@ def strength_frame(case: Case, settings: dict[str, Any]) -> pd.DataFrame:
     for purifier, points in (("identity", "undefended"), (HEADLINE, "defended")):
         for point in settings["attack_strength"][points]:
             correct = {name: right(case, rng) for name in ("correct", "correct_clean", "correct_matched")}
-            head = {"purifier": purifier, **point, "epsilon": point["scale"] * settings["threat"]["epsilon"]}
+            head = {
+                "purifier": purifier,
+                **point,
+                "epsilon": point["scale"] * settings["threat"]["epsilon"],
+            }
             parts.append(pd.DataFrame({**head, "image": range(case.images), **correct}))
     return pd.concat(parts, ignore_index=True)
 
@@ -325,7 +355,12 @@ def adequacy_frame(case: Case, settings: dict[str, Any]) -> pd.DataFrame:
     rng = generator(case.seed, "bootstrap", "adequacy")
     for variation in settings["attack_adequacy"]["variations"]:
         attack = settings["attacks"][variation["attack"]]
-        head = {"purifier": HEADLINE, "scale": 1.0, "steps": attack["steps"], "draws": attack["draws"]}
+        head = {
+            "purifier": HEADLINE,
+            "scale": 1.0,
+            "steps": attack["steps"],
+            "draws": attack["draws"],
+        }
         head |= {"random_start": "restarts" in variation, "restarts": 1, "judged": 4}
         columns = {"image": range(case.images), "correct": right(case, rng).astype(float)}
         columns["loss"] = values(case, rng, case.images, high=5.0)
@@ -358,7 +393,10 @@ def anomaly_frame(case: Case) -> pd.DataFrame:
     draws = max(case.draws, 1)
     for arm, attack in itertools.product(("advrad", "purified", "plain"), ("clean", "linf_known")):
         scores = {name: lists(values(case, rng, 5 * draws).reshape(5, draws)) for name in ("varied", "matched")}
-        columns = {"fixed": values(case, rng, 5), "pixel_auroc": undefined(case, rng, values(case, rng, 5))}
+        columns = {
+            "fixed": values(case, rng, 5),
+            "pixel_auroc": undefined(case, rng, values(case, rng, 5)),
+        }
         parts.append(items(case).assign(purifier=DETECTOR, arm=arm, attack=attack, **scores, **columns))
     return pd.concat(parts, ignore_index=True)
 

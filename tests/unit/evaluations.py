@@ -26,6 +26,10 @@ from workflow_scripts.purify_images import purify_images
 
 CONFIG: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "config/default.yaml").read_text())
 BASE, CHALLENGE = CONFIG["base_attack"], CONFIG["challenge_attack"]
+SLOW: dict[str, Any] = {
+    **{"kind": "pgd", "loss": "margin", "steps": 40, "step_size": 0.0625, "random_start": True, "restarts": 1},
+    **{"knowledge": "both", "draws": 1, "select": "best", "stop_when_broken": True},
+}
 JUDGING = {"samples": 1, "draws": 1, "known_images": 0, "known_draws": 1, "pool": 1, "pools": {}, "threats": {}}
 
 
@@ -94,6 +98,19 @@ class Laboratory:
         known = known_results(purified, BASE, norm="linf", epsilon=epsilon)
         verdict = judge_purifier(examination, purified, known, CONFIG["reliability"], base=BASE, norm="linf")
         return Evaluation(audit, purified, examination, known, verdict)
+
+    def strongest(self, make: Callable[[], Purifier], known: Known, epsilon: float) -> float:
+        """Accuracy that these attacks leave together with slower ones: an upper bound of the truth."""
+        margin = {**attack_entry(BASE, self.images, epsilon), **SLOW, "gradient": "replay"}
+        square = {**attack_entry("quick_square", self.images, epsilon), "queries": 300}
+        entries = {"margin": margin, "bpda": {**margin, "gradient": "bpda"}, "square": square}
+        files = {}
+        for name, entry in entries.items():
+            files[name] = self.folder / f"slow_{name}.safetensors"
+            attack_images(self.dataset, self.defence(make), entry, self.settings(epsilon), 1e9, output=files[name])
+        frame = self.judged(make, files, epsilon)
+        right = (frame.fixed == frame.label).groupby(frame.image).all().reindex(known.worst.index)
+        return float((known.worst & right).mean())
 
     def judged(self, make: Callable[[], Purifier], files: Mapping[str, Path], epsilon: float) -> pd.DataFrame:
         rows, samples = self.folder / "rows.parquet", self.folder / "samples.safetensors"

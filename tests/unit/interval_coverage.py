@@ -1,6 +1,8 @@
-"""Simulated coverage of every interval, over stated populations, at the numbers of images that runs use.
+"""Simulated coverage of every interval, over stated populations, at the numbers of images that
+runs use.
 
-Printed as a Markdown table, in about two minutes, by: PYTHONPATH=. .venv/bin/python tests/unit/interval_coverage.py
+Printed as a Markdown table, in about two minutes, by: PYTHONPATH=. .venv/bin/python
+tests/unit/interval_coverage.py
 """
 
 from __future__ import annotations
@@ -59,7 +61,13 @@ def shares() -> Iterator[Population]:
 # --- rates: every image has a probability P_i of being right, and is judged on some draws
 
 MEANS = (0.01, 0.03, 0.1, 0.3, 0.5)
-LIKENESS = (0.0, 0.1, 0.3, 0.7, 1.0)  # correlation of two draws of one image; P_i are U-shaped from about .5 on
+LIKENESS = (
+    0.0,
+    0.1,
+    0.3,
+    0.7,
+    1.0,
+)  # correlation of two draws of one image; P_i are U-shaped from about .5 on
 SURVIVAL = worst_of(np.arange(20) < np.arange(21)[:, None], 10)  # by the number of right draws among 20
 
 
@@ -89,7 +97,11 @@ def draw_survival(rng: Rng, shape: Shape, *, mean: float, likeness: float) -> Ar
 def rates() -> Iterator[Population]:
     """Means of 2 and 20 draws, and the share of images that survive 10 of 20."""
     for draws in (2, 20):
-        yield Population(f"all wrong, {draws} draws", 0.0, partial(draw_rates, mean=0.0, likeness=0.0, draws=draws))
+        yield Population(
+            f"all wrong, {draws} draws",
+            0.0,
+            partial(draw_rates, mean=0.0, likeness=0.0, draws=draws),
+        )
         for mean in MEANS:
             for likeness in LIKENESS:
                 name = f"mean {mean}, likeness {likeness}, {draws} draws"
@@ -120,7 +132,13 @@ def draw_discordant(rng: Rng, shape: Shape, *, better: float, worse: float) -> A
 
 
 def draw_paired(
-    rng: Rng, shape: Shape, *, first: Array, second: Array, agreement: float, draws: tuple[int, int]
+    rng: Rng,
+    shape: Shape,
+    *,
+    first: Array,
+    second: Array,
+    agreement: float,
+    draws: tuple[int, int],
 ) -> Array:
     """first, second  P_i by rank"""
     rank = rng.integers(0, len(RANKS), shape)

@@ -12,7 +12,16 @@ import pytest
 from degenerate_rows import HEADLINE, NAMED, Case, rows_of
 
 from purification.intervals import TAIL
-from purification.reporting.claim import SELF_CHECKS, Asked, Claim, also, claims_table, judge, make_claim, null_notes
+from purification.reporting.claim import (
+    SELF_CHECKS,
+    Asked,
+    Claim,
+    also,
+    claims_table,
+    judge,
+    make_claim,
+    null_notes,
+)
 from purification.reporting.claims import CLAIMS
 from purification.reporting.path_ends import growth
 from purification.reporting.rows import Rows
@@ -31,14 +40,31 @@ def with_paths(ratios: dict[str, float], *, null: float = 1.5, images: int = 12,
     for purifier, ratio in ratios.items():
         for model, factor in (("trained", ratio), ("null", null)):
             start = 1.0 + 0.1 * rng.random(images)
-            ends = {0.0: (start, 0.9), 2.0: (factor * start * (1.0 + 0.02 * rng.normal(size=images)), 0.9 + ssim)}
+            ends = {
+                0.0: (start, 0.9),
+                2.0: (factor * start * (1.0 + 0.02 * rng.normal(size=images)), 0.9 + ssim),
+            }
             for position, (l2, similarity) in ends.items():
-                head = {"purifier": purifier, "model": model, "start": "adversarial", "position": position}
+                head = {
+                    "purifier": purifier,
+                    "model": model,
+                    "start": "adversarial",
+                    "position": position,
+                }
                 noise = 0.001 * rng.normal(size=images)
-                values = {"image": range(images), "l2": l2, "linf": 0.1 * l2, "ssim": similarity + noise}
+                values = {
+                    "image": range(images),
+                    "l2": l2,
+                    "linf": 0.1 * l2,
+                    "ssim": similarity + noise,
+                }
                 parts.append(pd.DataFrame({**head, **values}))
     run = {**rows.settings["run"], "distances": list(ratios)}
-    return replace(rows, frames={**rows.frames, "distances": pd.concat(parts)}, settings={**rows.settings, "run": run})
+    return replace(
+        rows,
+        frames={**rows.frames, "distances": pd.concat(parts)},
+        settings={**rows.settings, "run": run},
+    )
 
 
 def row_of(rows: Rows, name: str) -> dict[str, Any]:
@@ -174,7 +200,12 @@ def test_claims_about_the_paper_are_corrected_for_their_number_and_self_checks_a
     ]
     table = claims_table(claims).set_index("claim")
     assert table.p_holm[["A1", "A2", "A4"]].tolist() == pytest.approx([0.004, 0.06, 1.0])
-    assert table.holm[["A1", "A2", "A3", "A4"]].tolist() == ["pass", "inconclusive", "inconclusive", "fail"]
+    assert table.holm[["A1", "A2", "A3", "A4"]].tolist() == [
+        "pass",
+        "inconclusive",
+        "inconclusive",
+        "fail",
+    ]
     assert table.verdict["A2"] == "pass", "without the correction"
     assert table.p_holm[list(SELF_CHECKS)].isna().all() and (table.holm[list(SELF_CHECKS)] == "").all()
 
@@ -198,7 +229,7 @@ def test_knowing_the_noise_matters_only_where_both_tests_say_so() -> None:
     frame.loc[known, "fixed"] = frame.label[known] + 1
     row = row_of(replace(rows, frames={**rows.frames, "purified": frame}), "A11")
     assert row["verdict"] == "pass" and row["p_value"] == pytest.approx(2.0**-9)
-    assert row["effect"] == "+100.0 points of accuracy: 100.0 % under EOT, 0.0 % with known noise"
+    assert row["effect"] == "+100.0 points of accuracy: 100.0 % under EOT, 0.0 % under known noise"
     few = frame[frame.image < 5]
     row = row_of(replace(rows, frames={**rows.frames, "purified": few}), "A11")
     assert row["verdict"] == "inconclusive" and row["p_value"] == pytest.approx(2.0**-5)

@@ -7,16 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from interval_coverage import METHODS, SIZES, Population, covered, differences, measurements, rates, shares
+from interval_coverage import (
+    METHODS,
+    SIZES,
+    Population,
+    covered,
+    differences,
+    measurements,
+    rates,
+    shares,
+)
 
 from purification import intervals
 from purification.intervals import Array, Pivot
 from purification.philox import generator
 
 REPETITIONS = {"mean": 8000}  # 1000 of the others, whose populations are many
-# Lowest coverage of a single population, below 40 images and from 40 on: the simulated values of methods.md, section 6,
-# less three standard errors of this test. What lowers it: few images give few different intervals (wilson, rate), and
-# may hold none of the rare images that differ much (difference) or none of the long tail (mean, ratio).
+# Lowest coverage of a single population, below 40 images and from 40 on: the simulated values of
+# methods.md, section 6, less three standard errors of this test. What lowers it: few images give
+# few different intervals (wilson, rate), and may hold none of the rare images that differ much
+# (difference) or none of the long tail (mean, ratio).
 FLOORS = {
     "wilson": (0.84, 0.90),
     "rate": (0.84, 0.90),

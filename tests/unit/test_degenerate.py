@@ -12,11 +12,13 @@ from degenerate_rows import NAMED, Case, cases, rows_of
 from hypothesis import given, settings
 
 from purification.reporting.claims import CLAIMS
+from purification.reporting.figures import FIGURES, Extras, draw
 from purification.reporting.marks import marked
 from purification.reporting.rows import Rows
 from purification.reporting.tables import TABLES
 
 OF_THE_LAW = ("points", "fit", "prediction", "controls", "defences")
+FIGURES_OF_THE_LAW = ("compression_robustness", "prediction")
 CLAIMS_OF_OTHERS = ("A12", "A13", "A14", "A15")
 VERDICTS = {"pass", "fail", "inconclusive"}
 bounded = settings(max_examples=15, deadline=timedelta(seconds=20), derandomize=True)
@@ -59,6 +61,24 @@ def test_every_table_of_a_degenerate_run_comes(name: str, case: Case) -> None:
 @pytest.mark.parametrize("name", [name for name in CLAIMS if name not in CLAIMS_OF_OTHERS])
 def test_every_claim_of_a_degenerate_run_has_a_verdict(name: str, case: Case) -> None:
     check_claim(name, made(case))
+
+
+DRAWN = (
+    "all at once",
+    "zero measurements",
+    "no draws",
+    "nothing of the headline",
+    "only accuracies",
+)
+
+
+@pytest.mark.parametrize("case", DRAWN)
+def test_every_figure_of_a_degenerate_run_is_drawn(case: str) -> None:
+    for name in FIGURES:
+        if name not in FIGURES_OF_THE_LAW:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                draw(name, made(NAMED[case]), Extras()).canvas.draw()
 
 
 @given(cases())

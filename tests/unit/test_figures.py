@@ -292,9 +292,14 @@ VERDICTS = ("pass", "fail", "inconclusive")
 
 
 def material() -> Material:
-    values = {"paper": ".5", "ours": 0.5, "low": 0.4, "high": 0.6, "n": 9}
-    words = [{"claim": f"A{i}", "statement": f"statement <{i}>", "note": f"note {i}"} for i in range(18)]
-    claims = pd.DataFrame([{**word, **values, "verdict": VERDICTS[i % 3]} for i, word in enumerate(words)])
+    values = {"paper": ".5", "ours": 0.5, "low": 0.4, "high": 0.6, "n": 9, "needed_n": 5.0}
+    values |= {"p_value": 0.01, "p_holm": 0.03, "of_the_paper": 0.03, "null": "none", "left_out": "nothing"}
+    words = [
+        {"claim": f"A{i}", "statement": f"statement <{i}>", "note": f"note {i}", "effect": f"effect {i}"}
+        for i in range(18)
+    ]
+    verdicts = [{"verdict": VERDICTS[i % 3], "holm": "inconclusive" if i < 9 else VERDICTS[i % 3]} for i in range(18)]
+    claims = pd.DataFrame([{**word, **values, **said} for word, said in zip(words, verdicts, strict=True)])
     errors = pd.DataFrame({"subset": ["all"] * 2, "predictor": ["compression", "t*"], "error_points": [3.0, 7.5]})
     return Material(
         tables={
@@ -314,8 +319,12 @@ def test_the_report_holds_every_claim_and_the_answer() -> None:
     page = render(material())
     for i in range(18):
         assert f">A{i}<" in page and f"statement &lt;{i}&gt;" in page and f"note {i}" in page
+        assert f"Here: effect {i}." in page
     table = page[page.index('<table class="claims">') : page.index('<h2 id="figures">')]
     assert [table.count(f'class="verdict {verdict}"') for verdict in VERDICTS] == [6, 6, 6]
+    assert table.count("holds, not after the correction, with 3 % of the paper&#39;s effect") == 3
+    assert table.count(">holds, with 3 % of the paper&#39;s effect") == 3
+    assert "After a correction for their number, 3 of those that hold still do." in page
     assert "snakemake --cores all results/figures/distances.pdf" in page
     assert "headline: ddpm" in page and "3.0 from compression, 7.5 from t*" in page
     assert re.search(r"attack_images.*?1 min", page, re.DOTALL)

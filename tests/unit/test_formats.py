@@ -74,17 +74,29 @@ def test_a_number_is_written_as_what_it_is(value: Any, people: str, program: str
     table = pd.DataFrame({"name": ["a", "b"], "value": column})
     assert cells(formats.markdown(table))[1] == ["a", people]
     assert formats.csv(table).splitlines()[1] == f"a,{program}"
-    assert tabular(formats.latex(table))[1] == ["a", people if people[:1] != "[" else f"{{[}}{people[1:]}"]
+    assert tabular(formats.latex(table))[1] == [
+        "a",
+        people if people[:1] != "[" else f"{{[}}{people[1:]}",
+    ]
 
 
 def test_a_value_and_its_interval_are_one_cell_for_people() -> None:
     table = pd.DataFrame(
-        {"name": list("abc"), "x": [0.5, 1.0, np.nan], "x_low": [0.4, np.nan, np.nan], "x_high": [0.6, np.nan, np.nan]}
+        {
+            "name": list("abc"),
+            "x": [0.5, 1.0, np.nan],
+            "x_low": [0.4, np.nan, np.nan],
+            "x_high": [0.6, np.nan, np.nan],
+        }
     )
     _, *rows = cells(formats.markdown(table))
     assert [row[1] for row in rows] == ["0.500 [0.400, 0.600]", "1.000 (no interval)", ""]
     read = pd.read_csv(io.StringIO(formats.csv(table)))
-    assert list(read) == ["name", "x", "x_low", "x_high"] and read.x.isna().tolist() == [False, False, True]
+    assert list(read) == ["name", "x", "x_low", "x_high"] and read.x.isna().tolist() == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_table_without_rows_says_so() -> None:

@@ -44,6 +44,7 @@ PER_PURIFIER = (
     *("purify_images", "measure_distances", "measure_randomness", "measure_compression", "measure_attack_strength"),
     "measure_attack_adequacy",
     "compute_jacobian",
+    "audit_gradients",
 )
 
 

@@ -103,7 +103,7 @@ def test_a_change_reruns_what_used_the_classifier(attacked: Project, folder: Pat
 def test_nothing_is_trained_for_a_classifier_of_ones_own(project: Project, folder: Path) -> None:
     planned = project.planned(own(folder))
     assert "train_classifier" not in planned
-    assert {"train_denoiser unet", "purify_images linear", "audit_gradients"} <= planned
+    assert {"train_denoiser unet", "purify_images linear", "audit_gradients linear"} <= planned
     assert "train_classifier" in project.planned({"results": "results/other"})
 
 

@@ -98,7 +98,8 @@ def toy(name: str) -> dict[str, Any]:
     """What the configuration of the smallest run says about numbers of images, steps and draws."""
     keys = ("evaluation", "distances", "randomness", "compression", "jacobian", "audit", "attack_strength")
     config = {key: SMALL[key] for key in (*keys, "attack_adequacy", "gradient_noise") if key in SMALL}
-    ran = ("fixed", "transfer", "bpda", "eot", "one_draw", "adjoint", "surrogate", "semi")
+    ran = ("challenge", "stronger", "quick_margin", "quick_bpda", "quick_square", "restarted_margin", "short_apgd_t")
+    ran += ("fixed", "transfer", "bpda", "eot", "one_draw", "adjoint", "surrogate", "semi")
     config["attacks"] = {key: SMALL["attacks"][key] for key in ran if key in SMALL["attacks"]}
     config["attacks"]["surrogate"]["surrogate_steps"] = 2
     config["purifiers"] = {f"ddpm_{t}": {"steps": 3} for t in (25, 50, 75, 100, 150)}

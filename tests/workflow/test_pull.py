@@ -16,6 +16,7 @@ from tests.workflow.test_reruns import (
     CONCLUDED,
     CONFIG,
     CONTROLS,
+    EVALUATED,
     SWEEP,
     TABLED,
     append,
@@ -35,7 +36,9 @@ CLASSIFIED = {
     *of("purify_images", SWEEP | CONTROLS),
     *of("measure_attack_strength", {"ddpm_150", "identity"}),
     *of("measure_distances", {"ddpm_150", "one_step_200"}),
-    "audit_gradients",
+    *of("audit_gradients", EVALUATED),
+    *of("attack_images", {f"{purifier} challenge" for purifier in EVALUATED}),
+    *(f"attack_images ddpm_150 {attack}" for attack in ("stronger", "margin", "sequence")),
     "measure_attack_adequacy ddpm_150",
     *CONCLUDED,
 }

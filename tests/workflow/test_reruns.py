@@ -28,13 +28,26 @@ ALL_FIGURES = {f"render_figures_{name}" for name in (*FIGURES, "training", "anom
 RELATION = {"render_figures_compression_robustness", "render_figures_prediction"}
 TABLED = {"render_tables", "render_report", "check_results"}
 CONCLUDED = {"fit_compression_robustness", *TABLED, *ALL_FIGURES}
-JUDGED = {"fit_compression_robustness", *RELATION, *TABLED} | {
-    f"render_figures_{name}" for name in ("robustness", "ladder", "fuzziness", "images")
-}
-AUDITED = {"audit_gradients", *TABLED} | {f"render_figures_{name}" for name in FIGURES if name != "randomness"}
+EXAMINED = {f"render_figures_{name}" for name in FIGURES if name != "randomness"}  # figures that say what counts
+JUDGED = {"fit_compression_robustness", *EXAMINED, *TABLED}
 SWEEP = {"ddpm_25", "ddpm_100", "ddpm_150", "ddim_50", "one_step_200", "sde_200"}
 CONTROLS = {"identity", "constant", "blur", "wiener", "ddpm_0", "linear"}
 RANDOMNESS = {"ddpm_150", "identity", "constant", "blur", "wiener", "linear"}
+
+EVALUATED = SWEEP | CONTROLS | {"agdm"}
+
+
+def of(rule: str, purifiers: set[str]) -> set[str]:
+    """The jobs of a rule for some purifiers."""
+    return {f"{rule} {purifier}" for purifier in purifiers}
+
+
+def attacks_on(purifier: str, *attacks: str) -> set[str]:
+    """The jobs of some attacks on one purifier."""
+    return {f"attack_images {purifier} {attack}" for attack in attacks}
+
+
+AUDITED = {*of("audit_gradients", EVALUATED), *EXAMINED, *TABLED}
 
 
 def append(name: str, text: str) -> Callable[[Path], None]:
@@ -76,11 +89,6 @@ def listed(jobs: set[str]) -> set[str]:
     return jobs | {"list_checksums"} if jobs else jobs
 
 
-def of(rule: str, purifiers: set[str]) -> set[str]:
-    """The jobs of a rule for some purifiers."""
-    return {f"{rule} {purifier}" for purifier in purifiers}
-
-
 CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "touched library module": (touch("purification/samplers.py"), set()),
     "touched stage": (touch("workflow_scripts/attack_images.py"), set()),
@@ -92,7 +100,8 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "docstring": (replace("purification/samplers.py", "DDIM (Song", "DDIM of (Song"), set()),
     "sampler": (
         replace("purification/samplers.py", "sigma = eta *", "sigma = 1.0 * eta *"),
-        {"attack_images ddim_50 fixed", "purify_images ddim_50", "measure_compression ddim_50", *JUDGED, *AUDITED},
+        attacks_on("ddim_50", "fixed", "challenge")
+        | {"purify_images ddim_50", "measure_compression ddim_50", "audit_gradients ddim_50", *JUDGED},
     ),
     "loss of AutoAttack and of audits": (
         replace("purification/defence.py", "return margin(", "return +margin("),
@@ -128,12 +137,12 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     ),
     "own purifier": (
         append("linear.py", "\nX = 1\n"),
-        {"attack_images linear fixed"}
+        attacks_on("linear", "fixed", "challenge")
         | of("purify_images", {"linear"})
         | of("measure_compression", {"linear"})
         | of("measure_randomness", {"linear"})
         | of("compute_jacobian", {"linear"})
-        | {"fit_compression_robustness", "render_figures_randomness", *AUDITED},
+        | {"audit_gradients linear", "render_figures_randomness", *JUDGED},
     ),
 }
 OTHER_ATTACK = {
@@ -161,7 +170,8 @@ CONFIG: dict[str, tuple[dict[str, Any], set[str]]] = {
     "one purifier": (
         {"purifiers": {"ddpm_25": {"steps": 4}}},
         of("purify_images", {"ddpm_25"})
-        | {"attack_images ddpm_25 fixed", "measure_compression ddpm_25", "audit_gradients", *CONCLUDED},
+        | attacks_on("ddpm_25", "fixed", "challenge")
+        | {"measure_compression ddpm_25", "audit_gradients ddpm_25", *CONCLUDED},
     ),
     "one attack": (
         {"attacks": {"bpda": {"steps": 2}}},
@@ -170,7 +180,8 @@ CONFIG: dict[str, tuple[dict[str, Any], set[str]]] = {
     "one more purifier": (
         {"run": {"sweep": ["ddpm_25", "ddpm_100", "ddpm_150", "ddim_50", "one_step_200", "sde_200", "agdm", "ode_25"]}},
         of("purify_images", {"ode_25"})
-        | {"attack_images ode_25 fixed", "measure_compression ode_25", "audit_gradients", *CONCLUDED},
+        | attacks_on("ode_25", "fixed", "challenge")
+        | {"measure_compression ode_25", "audit_gradients ode_25", *CONCLUDED},
     ),
     "fresh draws of the headline": ({"evaluation": {"draws": 5}}, {"purify_images ddpm_150", *CONCLUDED}),
 }

@@ -79,8 +79,10 @@ def _noise(top: Axes, bottom: Axes, rows: Rows, letter: str) -> None:
         axis.vlines(table.draws, table[f"{name}_low"], table[f"{name}_high"], color=colour, linewidth=0.9)
         axis.legend(loc="best")
     top.set_ylim(0, 1.05)
-    bottom.set(xlabel="draws N", xscale="log", yscale="log")
-    style.plain_log(bottom.yaxis)
+    bottom.set(xlabel="draws N", xscale="log")
+    if (table.relative_variance > 0.0).any():
+        bottom.set_yscale("log")
+        style.plain_log(bottom.yaxis)
     ticks = sorted(int(x) for x in table.draws)
     bottom.set_xticks(ticks, labels=[str(tick) for tick in ticks])
     bottom.minorticks_off()

@@ -31,7 +31,9 @@ def spectrum(rows: Rows, extras: Extras) -> Figure:
     _matrix_free(axes[0, 2], rows)
     style.key(figure, [_handle(rows, model) for model in MODELS if _values(rows, rows.headline, model) is not None], 2)
     shown = f"a, b: {style.label(rows, rows.headline)}; {style.images(rows.frames['jacobian'].image.nunique())}"
-    style.note(figure, f"{shown}; band in a: smallest to largest over images; values below {FLOOR:g} drawn there")
+    style.note(
+        figure, f"{shown}; band in a: smallest to largest over images; values below {FLOOR:g} are drawn at {FLOOR:g}"
+    )
     return figure
 
 
@@ -97,15 +99,17 @@ def _matrix_free(axis: Axes, rows: Rows) -> None:
     style.title(axis, "c", "matrix-free estimates")
     frame = rows.frames["jacobian"]
     rms = np.sqrt(means(frame, np.square)[0])
-    full = np.stack([rms, np.array([np.max(v) for v in frame.singular_values])], axis=1)
+    full = np.stack([rms, np.array([np.max(v) for v in frame.singular_values])], axis=1).clip(FLOOR)
     pairs = {
         "rms, probes": (full[:, 0], np.sqrt(frame.hutchinson), "o", style.BLUE),
         "rms, differences": (full[:, 0], frame.compression_small, "^", style.GREEN),
         "largest": (full[:, 1], frame.largest_matrix_free, "s", style.ORANGE),
     }
     for name, (x, y, marker, colour) in pairs.items():
-        axis.scatter(x, y, marker=marker, s=11, facecolor="none", edgecolor=colour, linewidth=0.7, label=name)
-    bars = [np.sqrt(frame[f"hutchinson_{end}"].clip(lower=0)) for end in ("low", "high")]
+        axis.scatter(
+            x, y.clip(lower=FLOOR), marker=marker, s=11, facecolor="none", edgecolor=colour, linewidth=0.7, label=name
+        )
+    bars = [np.sqrt(frame[f"hutchinson_{end}"].clip(lower=0)).clip(lower=FLOOR) for end in ("low", "high")]
     axis.vlines(full[:, 0], *bars, color=style.BLUE, linewidth=0.6)
     low, high = full.min() * 0.8, full.max() * 1.25
     axis.plot([low, high], [low, high], color=style.FAINT, linewidth=0.6, zorder=0)
