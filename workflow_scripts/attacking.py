@@ -16,13 +16,16 @@ from purification.attacks import (
     AttackResult,
     AutoAttack,
     DiffHammer,
+    Exemplars,
     Problem,
+    References,
     Square,
     apgd_attack,
     attack_after,
     auto_attack,
     diffattack_attack,
     diffhammer_attack,
+    exemplar_attack,
     fab_attack,
     pgd_attack,
     sequence_attack,
@@ -89,6 +92,10 @@ def _diffhammer(problem: Problem, settings: Mapping[str, Any], journal: Journal)
     return diffhammer_attack(problem, DiffHammer(**_options(DiffHammer, settings)), journal)
 
 
+def _exemplars(problem: Problem, settings: Mapping[str, Any], journal: Journal) -> AttackResult:
+    return exemplar_attack(problem, Exemplars(**_options(Exemplars, settings)), journal)
+
+
 def _attack(settings: Mapping[str, Any]) -> Attack:
     """The attack of an entry as a function of problem and journal."""
 
@@ -111,6 +118,7 @@ ATTACKS = {
     "own_draws": _own_draws,
     "diffattack": _diffattack,
     "diffhammer": _diffhammer,
+    "exemplars": _exemplars,
     "sequence": _sequence,
 }
 
@@ -129,6 +137,19 @@ def with_bpda(settings: Mapping[str, Any]) -> dict[str, Any]:
     if "stages" in changed:
         changed["stages"] = [with_bpda(stage) for stage in changed["stages"]]
     return changed
+
+
+def references_of(dataset: Dataset, settings: Mapping[str, Any], evaluation: Mapping[str, Any]) -> References | None:
+    """The first images of the subset, as many as the entry or a stage of it looks among; None where none does.
+
+    They do not depend on which of the images are attacked together.
+    """
+    among = max(stage.get("among", 0) for stage in [settings, *settings.get("stages", [])])
+    if not among:
+        return None
+    subset = evaluation["subset"]
+    images, labels, _ = dataset.take(subset, min(among, len(dataset.subsets[subset])))
+    return References(images, labels)
 
 
 def _problem(
@@ -158,6 +179,7 @@ def _problem(
         judge=judge,
         judges=settings.get("draws", 1) if known else settings.get("judges", 1),
         memory=memory,
+        references=references_of(dataset, settings, evaluation),
     )  # fmt: skip
 
 

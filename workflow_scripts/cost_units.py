@@ -115,6 +115,10 @@ def _square(context: Context, entry: str, settings: Mapping[str, Any]) -> Work:
     return _queries(context, entry, settings, count)
 
 
+def _exemplars(context: Context, entry: str, settings: Mapping[str, Any]) -> Work:
+    return _queries(context, entry, {**settings, "draws": settings.get("judges", 1)}, settings["count"])
+
+
 def _autoattack(context: Context, entry: str, settings: Mapping[str, Any]) -> Work:
     alone = {key: value for key, value in settings.items() if key not in ("targets", "restarts")}
     climb = _pgd(context, entry, {**alone, "restarts": settings["restarts"]})
@@ -159,6 +163,7 @@ ATTACKS: dict[str, Callable[[Context, str, Mapping[str, Any]], Work]] = {
     "own_draws": _pgd,
     "diffattack": _pgd,
     "diffhammer": _diffhammer,
+    "exemplars": _exemplars,
     "sequence": _sequence,
 }
 

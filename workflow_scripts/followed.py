@@ -41,6 +41,7 @@ KINDS: dict[str, Callable[[Entry], list[Followed]]] = {
     "fab": _fab,
     "autoattack": _autoattack,
     "square": _nothing,
+    "exemplars": _nothing,
     "sequence": _sequence,
 }
 

@@ -64,6 +64,14 @@ def check_targets(loss: str, targets: int) -> None:
 
 
 @dataclass(frozen=True)
+class References:
+    """Images (m, C, H, W) with their classes (m,), which an attack may move towards."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
 class Problem:
     """Images (n, C, H, W) in [0, 1] that a defence is to misclassify, and what the attacker has.
 
@@ -75,6 +83,7 @@ class Problem:
     judges       how many of these draws are averaged
     memory       bytes of activations the exact gradient may keep
     targets      classes (n,) of targeted losses
+    references   other images of the data set; only attacks that move towards them need any
     """
 
     defence: Defence
@@ -88,6 +97,7 @@ class Problem:
     judges: int
     memory: float
     targets: Tensor | None = None
+    references: References | None = None
 
     def __post_init__(self) -> None:
         if not len(self.images):

@@ -182,6 +182,20 @@ def linearity(defence: Defence, sample: Sample, gradient: Tensor, options: Optio
     return torch.where(second.any(dim=1), correlation, torch.nan)
 
 
+def foreseen(defence: Defence, sample: Sample, gradient: Tensor, threat: ThreatModel) -> Tensor:
+    """Change of the margin that the gradient foresees over the size of the one that happens, (n,).
+
+    Along the steepest step of the whole budget, within ball and box: about 1 where the loss is nearly linear, near 0
+    where it jumps between answers that the gradient knows nothing of; infinite or NaN where nothing happens.
+    """
+    share = sample.images.new_full((len(sample.images),), threat.share or 1.0)
+    step = threat.epsilon * NORMS[threat.norm].steepest(gradient, sample.images, share)
+    moved = threat.project(sample.images + step, sample.images)
+    before, after = margins_of(defence, sample, [sample.images, moved])
+    expected = (gradient.double() * (moved - sample.images).double()).flatten(1).sum(dim=1)
+    return expected / (after - before).abs()
+
+
 def audit_purifier(defence: Defence, sample: Sample, alone: int) -> dict[str, Tensor]:
     """What needs no derivative, (n,) each: `repeat_difference` and `batch_difference`; both should be zero.
 
@@ -200,6 +214,7 @@ def audit_derivative(defence: Defence, exact: Defence | None, sample: Sample, op
     finite_difference  error against central differences over its tolerance: at most 1. At a random point near the image
                        that is not clipped to the box, since many images have pixels that sit where a clamp has its kink
     linearity, linearity_budget   correlation of foreseen and real changes, at a quarter of the budget and at all of it
+    foreseen           change of the margin that the gradient foresees, over the one that happens, along its own direction
     masked             share of the purifier's derivatives that one operation stops (`masks`)
     <mode>_cosine      cosine of the BPDA, surrogate and adjoint gradient with the exact one (information)
 
@@ -216,4 +231,5 @@ def audit_derivative(defence: Defence, exact: Defence | None, sample: Sample, op
         found["finite_difference"] = finite_difference(exact, point.double(), options.directions)
     for name, scale in SCALES.items():
         found[name] = linearity(defence, sample, plain, options, scale)
+    found["foreseen"] = foreseen(defence, sample, plain, options.threat)
     return {**found, "masked": masked(defence, sample)}

@@ -16,7 +16,7 @@ from purification.threat import ThreatModel
 ALONE = 2  # images that are also purified in a batch of their own
 OF_DERIVATIVE = (
     *("replay_difference", "bpda_cosine", "surrogate_cosine", "adjoint_cosine"),
-    *("finite_difference", "linearity", "linearity_budget", "masked"),
+    *("finite_difference", "linearity", "linearity_budget", "foreseen", "masked"),
 )
 OF_ATTACK = (
     *("gradient_repeat", "recorded_difference", "zero_gradient", "zero_share", "not_finite"),

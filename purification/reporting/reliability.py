@@ -24,6 +24,10 @@ def _mean(values: pd.Series, limits: Limits) -> float:
     return float(values.mean())
 
 
+def _median(values: pd.Series, limits: Limits) -> float:
+    return float(values.median())
+
+
 def forgiven_images(images: int, limits: Limits) -> int:
     """How many of the audited images a check by counting forgives: the whole part of the share `exceptions`."""
     return math.floor(limits["exceptions"] * images + 1e-9)
@@ -74,6 +78,7 @@ HINTS = {
     "linearity": Check(
         "the gradient does not foresee what a quarter of the budget changes", _mean, at_least=True, exact=True
     ),
+    "foreseen": Check("the loss jumps farther than the gradient foresees", _median, at_least=True, exact=True),
 }
 # A reason to look for a better attack, and no more: many good purifiers clamp.
 NOTES = {"masked": Check("clamping or rounding stops the gradient", _mean, exact=True)}

@@ -274,6 +274,22 @@ def test_a_gradient_that_foresees_nothing_shows_in_the_linearity(audited: Audit)
     assert float(honest["linearity"].mean()) > 0.8
 
 
+def test_a_loss_that_jumps_between_answers_shows_along_the_gradient(audited: Audit) -> None:
+    """The nearest of two images with a little of the image itself: random changes are foreseen, the attack's is not."""
+
+    def nearest(x: Tensor) -> Tensor:
+        brighter = (x.detach().flatten(1).mean(dim=1) > 0.5).to(x).view(-1, 1, 1, 1)
+        return 0.98 * brighter.expand_as(x) * torch.linspace(0, 1, 36).view(SHAPE).to(x) + 0.02 * x
+
+    assert float(audited(lambda x: x)["foreseen"].median()) == pytest.approx(1.0, abs=0.3)
+    assert float(audited(lambda x: 0.5 + 0.5 * torch.tanh(6 * (x - 0.5)))["foreseen"].median()) > 0.5
+    assert torch.isnan(audited(lambda x: 0.0 * x)["foreseen"]).all()
+    crossed = audited(lambda x: nearest(x + 0.45))
+    jumps = audited(lambda x: nearest(5.0 * x - 2.0))
+    assert float(jumps["foreseen"].min()) < 0.2
+    assert float(crossed["foreseen"].median()) == pytest.approx(1.0, abs=0.3), "no image crosses"
+
+
 def test_linearity_is_one_for_a_linear_loss_and_minus_one_for_the_opposite_gradient(
     sample: Sample, classifier: Callable[[Tensor], Tensor]
 ) -> None:

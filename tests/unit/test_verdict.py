@@ -18,7 +18,14 @@ LIMITS: dict[str, float] = yaml.safe_load((ROOT / "config/default.yaml").read_te
 IMAGES = 30
 GOOD: dict[str, Any] = {
     **dict.fromkeys(CHECKS, 0.0),
-    **{"linearity": 0.95, "linearity_budget": 0.8, "gradient": "replay", "no_derivative": "", "no_double": ""},
+    **{
+        "linearity": 0.95,
+        "linearity_budget": 0.8,
+        "foreseen": 0.9,
+        "gradient": "replay",
+        "no_derivative": "",
+        "no_double": "",
+    },
 }
 
 
@@ -60,6 +67,7 @@ def test_a_check_beyond_its_limit_says_what_is_wrong(name: str) -> None:
 HINTS: dict[str, tuple[dict[str, Any], int, str]] = {
     "zero": ({"zero_gradient": 1.0}, 2, "the gradient vanishes where the loss changes"),
     "linearity": ({"linearity": -0.3}, 16, "the gradient does not foresee what a quarter of the budget changes"),
+    "jumps": ({"foreseen": 0.05}, 16, "the loss jumps farther than the gradient foresees"),
 }
 
 

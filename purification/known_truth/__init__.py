@@ -1,0 +1,1 @@
+"""Defences whose robust accuracy is known exactly, and what evaluation protocols report of them."""
