@@ -69,7 +69,7 @@ def published(norm: str, steps: int, queries: int) -> AutoAttack:
 
 def ours(case: Setting, settings: Any, norm: str) -> Tensor:
     """What is left standing by an attack of this project."""
-    noise = {"source": FIXED, "start": replace(FIXED, role="start"), "judge": FIXED}
+    noise = {"source": FIXED, "start": replace(FIXED, role="start"), "judge": FIXED, "memory": 1e9}
     out = case.attacked(settings, norm, BUDGETS[norm], **noise).adversarial
     ThreatModel(norm, BUDGETS[norm]).check(out, case.images)
     return standing(case, out)
