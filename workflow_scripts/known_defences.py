@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from purification.measure.whole_audit import Twins
 
 from purification import statistics
 from purification.data import Dataset
 from purification.known_truth.catalogue import KnownDefence
 from purification.known_truth.evaluators import RANDOM, Reported, Sizes, estimate_correct
+from purification.measure.whole_audit import Twins
 from purification.purifiers import FunctionPurifier
 from purification.reporting.rows import Rows
 from workflow_scripts.attack_images import attack_images

@@ -312,7 +312,7 @@ def base_curve(rows: Rows) -> pd.DataFrame:
     """(image, budget) whether the undefended classifier is right, at the base attack's steps."""
     columns = ["purifier", "steps", "image", "scale", "correct"]
     frame = rows.frames.get("attack_strength", pd.DataFrame(columns=columns))
-    steps = rows.settings["attacks"][rows.base_attack]["steps"]
+    steps = rows.base_steps
     own = frame[(frame.purifier == "identity") & (frame.steps == steps)]
     table = own.pivot(index="image", columns="scale", values="correct").astype(float)
     return table.sort_index(axis=1).dropna()

@@ -181,8 +181,8 @@ def auto_random(problem: Problem, journal: Any) -> AttackResult:
     return auto_attack(problem, replace(RAND, steps=20, draws=5), journal)
 
 
-# Candidates, the clean image among them, are compared on the judging draws. DiffHammer's step is an evaluation per draw,
-# whose gradient ends at the purified image, and one gradient.
+# Candidates, the clean image among them, are compared on the judging draws. A step of DiffHammer is an evaluation per
+# draw, whose gradient ends at the purified image, and one gradient.
 RANDOM = {
     "apgd": Line(apgd(replace(CLIMB, draws=5, redraw=True, stop_when_broken=False)), 2 * 5 * 21 + 3 * JUDGES),
     "diffattack": Line(lambda problem, journal: diffattack_attack(problem, EOT, 1.0, journal), 2 * 5 * 21),

@@ -110,7 +110,7 @@ def budget(rows: Rows, extras: Extras) -> Figure:
     if not curves:
         return style.nothing()
     figure, axes = style.panels(1, 2, height=2.5, width_ratios=[1.5, 1], sharey=True)
-    usual = rows.settings["attacks"][rows.base_attack]["steps"]
+    usual = rows.base_steps
     style.title(axes[0, 0], "a", f"budget of the attack, {usual} steps")
     for purifier, curve in curves.items():
         _against(axes[0, 0], rows, purifier, curve[(curve.steps == usual) | (curve.scale == 0)], "epsilon")
