@@ -215,7 +215,7 @@ def audit_derivative(defence: Defence, exact: Defence | None, sample: Sample, op
     finite_difference  error against central differences over its tolerance: at most 1. At a random point near the image
                        that is not clipped to the box, since many images have pixels that sit where a clamp has its kink
     linearity, linearity_budget   correlation of foreseen and real changes, at a quarter of the budget and at all of it
-    foreseen           change of the margin that the gradient foresees along its own direction, over the one that happens
+    foreseen           foreseen over real change of the margin, along the gradient's own direction
     masked             share of the purifier's derivatives that one operation stops (`masks`)
     <mode>_cosine      cosine of the BPDA, surrogate and adjoint gradient with the exact one (information)
 
