@@ -9,6 +9,7 @@ from typing import Any
 from workflow_scripts.configuration_schema import shown
 
 CLASSES = {"digits": 10}  # of data sets whose settings do not say
+RANKED = {"dlr": 3, "targeted_dlr": 4}  # classes that a loss ranks
 STEPPED = ("pgd", "apgd", "sequence")  # kinds that the base attack may be of
 ALONE = ("pgd", "own_draws", "diffattack", "diffhammer")  # kinds with one candidate per run
 ROUNDING = 1e-9  # of steps x step_size: ten times 0.1 is no less than one
@@ -42,16 +43,41 @@ def _runs(entry: Entry) -> int:
     return int(entry.get("restarts", 1)) * int(entry.get("targets", 1))
 
 
-def _target_problems(entry: Entry, classes: float) -> Iterator[tuple[str, str]]:
+def _target_problems(entry: Entry) -> Iterator[tuple[str, str]]:
     targeted = entry.get("loss", "").startswith("targeted")
     if targeted and "targets" not in entry:
         yield "targets", f"expected a number with loss {entry['loss']!r}, got none — add the key"
     if "loss" in entry and not targeted and "targets" in entry:
         yield "targets", f"expected none with loss {entry['loss']!r}, got {entry['targets']} — remove it"
-    for key in ("targets", "fab_targets"):
-        if entry.get(key, 0) > classes - 1:
-            got = f"got {entry[key]} — lower it"
-            yield key, f"expected at most {classes - 1}, the wrong classes of the dataset, {got}"
+
+
+def _ranked_classes(entry: Entry) -> int:
+    """How many classes the losses of an attack rank."""
+    if entry["kind"] == "autoattack":
+        return RANKED["targeted_dlr" if entry["version"] == "standard" else "dlr"]
+    return RANKED.get(entry.get("loss", ""), 2)
+
+
+def _class_problems(entry: Entry, classes: float) -> Iterator[tuple[str, str]]:
+    """An attack whose loss ranks more classes than there are."""
+    ranked = _ranked_classes(entry)
+    if ranked <= classes:
+        return
+    if entry["kind"] == "autoattack":
+        advice = "run apgd, fab and square instead, one after another"
+        yield "kind", f"expected another than autoattack, whose loss ranks {ranked} classes, with {classes} — {advice}"
+    else:
+        instead = "targeted_margin" if entry["loss"].startswith("targeted") else "margin"
+        yield "loss", f"expected one for {classes} classes, got {entry['loss']!r}, which ranks {ranked} — use {instead}"
+
+
+def _attacks_of_the_run(config: Mapping[str, Any]) -> set[str]:
+    """Names of the attacks that are run, the stages of sequences among them."""
+    roles = [config[f"{role}_attack"] for role in ("base", "challenge", "adequacy", "transfer")]
+    variations = [variation["attack"] for variation in config["attack_adequacy"]["variations"]]
+    named = [*roles, *config["run"]["attacks"], *config["run"]["ladder"], *variations]
+    stages = [stage for name in named for stage in config["attacks"][name].get("stages", [])]
+    return {*named, *stages}
 
 
 def _radius_problems(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -138,9 +164,12 @@ def attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """One sentence per contradiction inside an attack; names are known to exist."""
     dataset = config["datasets"][config["dataset"]]
     classes = dataset.get("classes") or CLASSES.get(dataset["kind"], math.inf)
+    chosen = _attacks_of_the_run(config)
     for name, entry in config["attacks"].items():
-        found = [*_randomness_problems(entry), *_target_problems(entry, classes), *_knowledge_of(entry)]
+        found = [*_randomness_problems(entry), *_target_problems(entry), *_knowledge_of(entry)]
         found += [*reach_problems(entry), *_radius_problems(entry)]
+        if name in chosen:
+            found += _class_problems(entry, classes)
         if entry["kind"] == "pgd":
             found += _start_problems(entry)
         if name == config["base_attack"] and entry["knowledge"] != "both":

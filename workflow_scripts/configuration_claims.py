@@ -36,7 +36,7 @@ def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if name in ROWS:
             yield f"{key}: expected an attack beside {', '.join(ROWS)}, got {name!r} — its rows would be lost"
     for key in ALWAYS:
-        if (name := config[key]) in config["run"]["attacks"]:
+        if key != "base_attack" and (name := config[key]) in config["run"]["attacks"]:
             had = f"got it again — remove it, {key} says where it runs"
             yield f"run.attacks.{name}: expected attacks beside {key}, {had}"
     yield from _beside_problems(config)

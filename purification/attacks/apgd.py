@@ -165,16 +165,20 @@ def _check(at: _Climb, window: int, rho: float) -> None:
     _return_to_best(at, halve)
 
 
-def _check_sparsity(at: _Climb, problem: Problem) -> None:
-    """Move as many pixels as the best iterate suggests; start again from it where they became fewer."""
-    spread = _spread(at.best, problem)
+def _check_sparsity(at: _Climb, problem: Problem, apgd: APGD) -> None:
+    """Move as many pixels as the best iterate suggests; start again from it where they became fewer.
+
+    Where draws are random, the best iterate was best on lucky draws: the present one takes its place.
+    """
+    spread = _spread(at.x if apgd.redraw else at.best, problem)
     fewer = at.active & (spread / at.spread.clamp_min(1) < FELL)
     longest = LENGTHS["l1"] * problem.threat.epsilon
     at.length.div_(SHORTER).clamp_(longest / LEAST, longest)
     at.length[fewer] = longest
     at.share.copy_(spread / problem.images[0].numel() / NARROWER)
     at.spread.copy_(spread)
-    _return_to_best(at, fewer)
+    if not apgd.redraw:
+        _return_to_best(at, fewer)
 
 
 def _move(at: _Climb, number: int, problem: Problem, apgd: APGD) -> None:
@@ -193,7 +197,7 @@ def _advance(at: _Climb, number: int, problem: Problem, apgd: APGD) -> None:
     _record(at, number, apgd)
     window = checkpoints(apgd.steps, problem.threat.norm).get(number)
     if window and problem.threat.norm == "l1":
-        _check_sparsity(at, problem)
+        _check_sparsity(at, problem, apgd)
     elif window:
         _check(at, window, apgd.rho)
     if number < apgd.steps:

@@ -84,11 +84,17 @@ def attack_after(problem: Problem, earlier: Tensor, attack: Attack, journal: Jou
 
 
 def aimed(attempt: Attempt, draws: int, count: int) -> list[Attempt]:
-    """One attempt per wrong class, in the order of the mean logits on the clean images."""
+    """One attempt per wrong class, in the order of the mean logits on the clean images.
+
+    count  how many wrong classes; where there are fewer, the attempts beyond them propose nothing
+    """
 
     def towards(rank: int) -> Attempt:
         def run(part: Problem, journal: Journal) -> Sequence[AttackResult]:
-            return attempt(replace(part, targets=part.ranked_targets(draws, count)[:, rank]), journal)
+            ranked = part.ranked_targets(draws, count)
+            if rank >= ranked.shape[1]:
+                return []
+            return attempt(replace(part, targets=ranked[:, rank]), journal)
 
         return run
 

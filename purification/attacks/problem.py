@@ -130,16 +130,13 @@ class Problem:
         return margins, correct / self.judges
 
     def ranked_targets(self, draws: int, count: int) -> Tensor:
-        """The `count` wrong classes with the highest mean logits over the attacker's draws, (n, count)."""
+        """The wrong classes with the highest mean logits over the attacker's draws, (n, at most `count`)."""
         sums: Tensor | float = 0.0
         for draw in range(draws):
             sums = sums + self.defence.logits(self.defence.purify(self.images, self.ids, self.source, draw))
         wrong = torch.as_tensor(sums).scatter(1, self.labels[:, None], -torch.inf)
-        if count > wrong.shape[1] - 1:
-            raise ValueError(
-                f"expected at most {wrong.shape[1] - 1} targets (wrong classes), got {count} — lower targets"
-            )
-        return wrong.argsort(dim=1, descending=True, stable=True)[:, :count]
+        there_are = wrong.shape[1] - 1
+        return wrong.argsort(dim=1, descending=True, stable=True)[:, : min(count, there_are)]
 
 
 @dataclass(frozen=True)

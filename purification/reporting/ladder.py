@@ -84,7 +84,7 @@ class Expectation:
 
 def expected(rows: Rows) -> list[Expectation]:
     """What is known to hold of these attacks on a random defence, whatever its strength."""
-    base, elsewhere = (rows.base_attack, "fixed"), (rows.base_attack, "varied")
+    base, elsewhere = (rows.plain_attack, "fixed"), (rows.plain_attack, "varied")
     eot, exact, transfer, semi = ("eot", "varied"), ("one_draw", "varied"), ("transfer", "varied"), ("semi", "semi")
     return [
         Expectation("known noise is attacked best: EOT on fresh draws above it", eot, base),

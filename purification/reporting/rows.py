@@ -27,6 +27,7 @@ WORST_KNOWN = "worst_known"  # attack and column of labels of what all attacks t
 NOT_MEASURED = "not_measured"  # column and frame of why rows hold no measurement
 WRONG = -1  # label of nothing
 # Kind of rows -> the columns that tell its variations of attacks apart.
+PLAIN = "fixed"  # attack with known noise and exact gradients, otherwise like eot and bpda
 VARIED = {"attack_strength": ["steps"], "attack_adequacy": ["attack", "steps", "random_start", "restarts", "draws"]}
 
 
@@ -216,6 +217,11 @@ class Rows:
     @property
     def base_attack(self) -> str:
         return str(self.settings["base_attack"])
+
+    @property
+    def plain_attack(self) -> str:
+        """The attack on the headline that differs from `eot` and `bpda` in one thing each; else the base attack."""
+        return PLAIN if PLAIN in self.attacks_on(self.headline) else self.base_attack
 
     @property
     def base_steps(self) -> int:

@@ -12,6 +12,7 @@ import yaml
 from snakemake.utils import update_config
 
 from workflow_scripts.configuration import problems
+from workflow_scripts.configuration_attacks import CLASSES
 from workflow_scripts.cost_plan import plan
 
 ROOT = Path(__file__).parents[2]
@@ -121,8 +122,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "attacks.other.after: expected two attacks with knowledge both, got 'other' with none",
     ),
     "the base attack after one": (
-        {"fixed": {"after": "first"}, "first": {**PGD, "images": 300}},
-        "attacks.fixed.after: expected none for the base attack, got 'first'",
+        {"strong": {"after": "first"}, "first": {**PGD, "images": 300}},
+        "attacks.strong.after: expected none for the base attack, got 'first'",
     ),
     "radii that grow": (
         {"apgd": {"radii": [1, 2]}},
@@ -135,10 +136,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "larger balls on unknown noise": (
         {"apgd": {"knowledge": "none", "stop_when_broken": False, "judges": 2, "radii": [2, 1]}},
         "attacks.apgd.radii: expected none unless knowledge is both, got [2, 1] with none",
-    ),
-    "more targets than wrong classes": (
-        {"autoattack": {"fab_targets": 10}},
-        "attacks.autoattack.fab_targets: expected at most 9, the wrong classes of the dataset, got 10",
     ),
     "a budget out of reach": (
         {"other": {**PGD, "step_size": 0.00784}},
@@ -186,9 +183,8 @@ def test_an_attack_after_another_waits_for_it_and_a_sequence_holds_the_settings_
         (earlier,) = [jobs[number] for number in job.needs if jobs[number].rule == "attack_images"]
         assert earlier.params["settings"]["loss"] == "ce" and "after" not in earlier.params["settings"]
         assert earlier.params["purifier"] == job.params["purifier"]
-    (sequence,) = [job for job in made if job.params["settings"].get("stages", [{}])[0].get("loss") == "ce"][:1]
-    stages = sequence.params["settings"]["stages"]
-    assert [stage["loss"] for stage in stages] == ["ce", "margin"]
+    sequences = [job.params["settings"]["stages"] for job in made if "stages" in job.params["settings"]]
+    (stages,) = [found for found in sequences if [stage.get("loss") for stage in found] == ["ce", "margin"]]
     assert all({"images", "after"}.isdisjoint(stage) and stage["epsilon"] == 0.1 for stage in stages)
 
 
@@ -204,3 +200,18 @@ def test_a_detector_s_attack_out_of_reach_is_named() -> None:
     update_config(config, {"run": {"anomaly": ["zeros"]}, "anomaly": {"zeros": {"attacks": attacks}}})
     (found,) = problems(config)
     assert found.startswith("anomaly.zeros.attacks.linf_known.step_size: expected steps x step_size of at least 1")
+
+
+@pytest.mark.parametrize(("loss", "classes", "instead"), [("dlr", 2, "margin"), ("targeted_dlr", 3, "targeted_margin")])
+def test_a_loss_that_ranks_more_classes_than_there_are_is_refused_where_it_is_run(
+    loss: str, classes: int, instead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CLASSES, "digits", classes)
+    targets = {"targets": 9} if loss.startswith("targeted") else {}
+    entry = {**PGD, "loss": loss, **targets}
+    assert refused(other=entry) == []
+    (found,) = refused(longer_climb={**DEFAULT["attacks"]["longer_climb"], "loss": loss, **targets})
+    assert found == (
+        f"attacks.longer_climb.loss: expected one for {classes} classes, got {loss!r}, "
+        f"which ranks {classes + 1} — use {instead}"
+    )

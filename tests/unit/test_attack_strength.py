@@ -42,22 +42,22 @@ from purification.journal import NO_JOURNAL
 from purification.noise import NoiseSource
 from purification.threat import ThreatModel
 
-COUNT = 60
+COUNT = 40
 BUDGETS = {"linf": 0.12, "l2": 0.8, "l1": 2.0}
 SHARE = 1 / 64  # of the pixels that a step moves under l1: one
 FRESH = replace(FIXED, role="attack")
 EVALUATION = replace(FIXED, role="evaluation")
 JUDGES = 20  # draws on which candidates are compared where the noise is unknown
 JUDGED = 10  # fresh draws that judge where the noise is unknown
-CHANCE = 0.02  # of the images, or of images and draws: about one of 60
+CHANCE = 0.025  # of the images, or of images and draws: one of 40
 
 KNOWN = replace(BASE, steps=20, step_size=0.125, stop_when_broken=True)
 CLIMB: APGD = replace(AUTO_PGD, steps=20)
 TARGETED = replace(CLIMB, loss="targeted_dlr", targets=3)
-BOUNDARY: FAB = replace(FAB_T, steps=20, targets=9)
+BOUNDARY: FAB = replace(FAB_T, steps=15, targets=3)
 QUERIES: Square = replace(SQUARE, queries=200)
-SUITE: AutoAttack = replace(STANDARD, steps=15, targets=3, fab_targets=3, queries=50)
-EOT = replace(BASE, steps=20, step_size=0.125, draws=5, redraw=True, select="last")
+SUITE: AutoAttack = replace(STANDARD, steps=10, targets=3, fab_targets=2, queries=30)
+EOT = replace(BASE, steps=15, step_size=0.2, draws=4, redraw=True, select="last")
 HAMMER = DiffHammer(
     steps=20, step_size=2.0, loss="margin", gradient="replay", draws=8, redraw=True, rounds=5, temperature=1.0,
     reach=4.0, smoothing=0.5,
@@ -102,7 +102,7 @@ def left_by_pgd(norm: str, gradients: int) -> float:
 
 @cache
 def left_by_eot(norm: str, draws: int) -> float:
-    """By projected gradient descent of 20 steps, each along the mean over so many fresh draws."""
+    """By projected gradient descent of 15 steps, each along the mean over so many fresh draws."""
     eot = replace(EOT, draws=draws)
     return left_by(lambda problem, journal: pgd_attack(problem, eot, journal), norm, FRESH)
 
@@ -140,9 +140,9 @@ LINES = {
     "apgd, dlr": Line(apgd(replace(CLIMB, loss="dlr")), 2 * 21),
     "apgd-t": Line(apgd(TARGETED), 2 * 3 * 21),
     "apgd, larger balls": Line(apgd(replace(CLIMB, radii=(3.0, 2.0, 1.0))), 2 * 23, ("l1",)),
-    "fab-t": Line(lambda problem, journal: fab_attack(problem, BOUNDARY, journal), 3 * 9 * 20),
+    "fab-t": Line(lambda problem, journal: fab_attack(problem, BOUNDARY, journal), 3 * 3 * 15),
     "autoattack": Line(
-        lambda problem, journal: auto_attack(problem, SUITE, journal), 2 * 16 + 2 * 3 * 16 + 3 * 3 * 15 + 51
+        lambda problem, journal: auto_attack(problem, SUITE, journal), 2 * 11 + 2 * 3 * 11 + 3 * 2 * 10 + 31
     ),
     "diffattack": Line(lambda problem, journal: diffattack_attack(problem, KNOWN, 1.0, journal), 2 * 21),
     "sequence": Line(two_losses, 2 * 2 * 11),
@@ -178,18 +178,18 @@ def test_square_is_no_weaker_than_random_search_of_equal_cost(norm: str) -> None
 
 
 def auto_random(problem: Problem, journal: Any) -> AttackResult:
-    return auto_attack(problem, replace(RAND, steps=20, draws=5), journal)
+    return auto_attack(problem, replace(RAND, steps=15, draws=4), journal)
 
 
 # Candidates, the clean image among them, are compared on the judging draws. A step of DiffHammer is an evaluation per
 # draw, whose gradient ends at the purified image, and one gradient.
 RANDOM = {
-    "apgd": Line(apgd(replace(CLIMB, draws=5, redraw=True, stop_when_broken=False)), 2 * 5 * 21 + 3 * JUDGES),
-    "diffattack": Line(lambda problem, journal: diffattack_attack(problem, EOT, 1.0, journal), 2 * 5 * 21),
+    "apgd": Line(apgd(replace(CLIMB, steps=15, draws=4, redraw=True, stop_when_broken=False)), 2 * 4 * 16 + 3 * JUDGES),
+    "diffattack": Line(lambda problem, journal: diffattack_attack(problem, EOT, 1.0, journal), 2 * 4 * 16),
     "diffhammer": Line(
         lambda problem, journal: diffhammer_attack(problem, HAMMER, journal), 8 * 21 + 2 * 20, ("linf", "l2")
     ),
-    "autoattack, rand": Line(auto_random, 2 * 2 * 5 * 21 + 5 * JUDGES),
+    "autoattack, rand": Line(auto_random, 2 * 2 * 4 * 16 + 5 * JUDGES),
 }
 
 
@@ -197,7 +197,7 @@ RANDOM = {
 def test_no_attack_on_unknown_noise_is_weaker_than_averaged_descent_of_equal_cost(name: str, norm: str) -> None:
     """Judged on draws that none of them has seen."""
     line = RANDOM[name]
-    plain = left_by_eot(norm, round(line.passes / (2 * 21)))
+    plain = left_by_eot(norm, round(line.passes / (2 * 16)))
     assert 0.1 < plain < 0.85
     assert left_by(line.attack, norm, FRESH) <= plain + CHANCE
 
@@ -232,19 +232,19 @@ def longer_suite(steps: int) -> Attack:
     return lambda problem, journal: auto_attack(problem, settings, journal)
 
 
-LONGER: dict[str, Callable[[int], Attack]] = {
-    "pgd": longer_pgd,
-    "apgd": lambda steps: apgd(replace(CLIMB, steps=steps)),
-    "apgd-t": lambda steps: apgd(replace(TARGETED, steps=steps)),
-    "fab-t": longer_fab,
-    "square": longer_square,
-    "autoattack": longer_suite,
+LONGER: dict[str, tuple[Callable[[int], Attack], tuple[str, ...]]] = {
+    "pgd": (longer_pgd, ("linf", "l2", "l1")),
+    "apgd": (lambda steps: apgd(replace(CLIMB, steps=steps)), ("linf", "l2", "l1")),
+    "apgd-t": (lambda steps: apgd(replace(TARGETED, steps=steps)), ("linf",)),
+    "fab-t": (longer_fab, ("l2",)),
+    "square": (longer_square, ("linf", "l2", "l1")),
+    "autoattack": (longer_suite, ("l1",)),
 }
 
 
-@pytest.mark.parametrize("norm", BUDGETS)
-@pytest.mark.parametrize("name", LONGER)
+@pytest.mark.parametrize(("name", "norm"), [(name, norm) for name, (_, norms) in LONGER.items() for norm in norms])
 def test_more_steps_never_leave_more_standing(name: str, norm: str) -> None:
-    left = [left_by(LONGER[name](steps), norm, FIXED) for steps in (2, 10, 40)]
+    longer, _ = LONGER[name]
+    left = [left_by(longer(steps), norm, FIXED) for steps in (2, 8, 24)]
     assert left == sorted(left, reverse=True)
-    assert left[-1] < left[0]
+    assert left[-1] < standing(defended().images, FIXED) - 0.2

@@ -348,10 +348,6 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "attacks.fixed.targets: expected a number with loss 'targeted_dlr', got none",
     ),
     "targets without a targeted loss": (entry("attacks.fixed", targets=2), "attacks.fixed.targets: expected none with"),
-    "more targets than wrong classes": (
-        entry("attacks.fixed", loss="targeted_dlr", targets=10),
-        "attacks.fixed.targets: expected at most 9, the wrong classes of the dataset, got 10",
-    ),
     "base attack with a budget of its own": (
         entry("attacks.fixed.threat", norm="l2", epsilon=1.5),
         "attacks.fixed.threat: expected none, got one",

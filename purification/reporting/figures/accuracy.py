@@ -47,12 +47,12 @@ def _ladder(rows: Rows) -> list[Rung]:
         ("no attack, mean of draws", "clean", "mean", style.GREEN),
         ("random signs, mean of draws", "random", "mean", style.GREEN),
         ("transfer, mean of draws", "transfer", "mean", style.GREEN),
-        ("attack on other noise, mean of draws", rows.base_attack, "mean", style.BLUE),
+        ("attack on other noise, mean of draws", rows.plain_attack, "mean", style.BLUE),
         (f"EOT, majority of {votes}", "eot", "majority", style.BLUE),
         ("EOT, mean of draws", "eot", "mean", style.BLUE),
         (f"EOT, right in all {worst}", "eot", "worst", style.BLUE),
         ("BPDA, noise known", "bpda", "fixed", style.RED),
-        ("exact gradient, noise known", rows.base_attack, "fixed", style.RED),
+        ("exact gradient, noise known", rows.plain_attack, "fixed", style.RED),
         ("all attacks, noise known", rows.base_attack, WORST_KNOWN, style.RED),
     ]
 
@@ -83,8 +83,8 @@ def _has(rows: Rows, purifier: str, attack: str) -> bool:
 
 
 def attacked(rows: Rows) -> list[str]:
-    """Purifiers judged on an attack beyond the base attack; the headline if there is none."""
-    usual = {"clean", "random", "transfer", rows.base_attack}
+    """Purifiers judged on more than what every purifier meets; the headline if there is none."""
+    usual = {"clean", "random", "transfer", rows.base_attack, rows.settings["challenge_attack"]}
     names = list(rows.frames["purified"].purifier.unique()) if "purified" in rows.frames else []
     return [p for p in names if set(rows.attacks_on(p)) - usual] or [p for p in names if p == rows.headline]
 
