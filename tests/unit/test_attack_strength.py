@@ -42,14 +42,14 @@ from purification.journal import NO_JOURNAL
 from purification.noise import NoiseSource
 from purification.threat import ThreatModel
 
-COUNT = 40
+COUNT = 80
 BUDGETS = {"linf": 0.12, "l2": 0.8, "l1": 2.0}
 SHARE = 1 / 64  # of the pixels that a step moves under l1: one
 FRESH = replace(FIXED, role="attack")
 EVALUATION = replace(FIXED, role="evaluation")
 JUDGES = 20  # draws on which candidates are compared where the noise is unknown
 JUDGED = 10  # fresh draws that judge where the noise is unknown
-CHANCE = 0.025  # of the images, or of images and draws: one of 40
+CHANCE = 0.025  # of the images, or of images and draws: two of 80
 
 KNOWN = replace(BASE, steps=20, step_size=0.125, stop_when_broken=True)
 CLIMB: APGD = replace(AUTO_PGD, steps=20)
@@ -57,7 +57,7 @@ TARGETED = replace(CLIMB, loss="targeted_dlr", targets=3)
 BOUNDARY: FAB = replace(FAB_T, steps=15, targets=3)
 QUERIES: Square = replace(SQUARE, queries=200)
 SUITE: AutoAttack = replace(STANDARD, steps=10, targets=3, fab_targets=2, queries=30)
-EOT = replace(BASE, steps=15, step_size=0.2, draws=4, redraw=True, select="last")
+EOT = replace(BASE, steps=20, step_size=0.125, draws=5, redraw=True, select="last")
 HAMMER = DiffHammer(
     steps=20, step_size=2.0, loss="margin", gradient="replay", draws=8, redraw=True, rounds=5, temperature=1.0,
     reach=4.0, smoothing=0.5,
@@ -66,9 +66,9 @@ HAMMER = DiffHammer(
 
 @cache
 def defended() -> Setting:
-    """Digits behind three steps of DDPM."""
+    """Digits behind one step of a diffusion model."""
     images, labels = digits()
-    defence = Defence(PURIFIERS["ddpm"](), digit_classifier(), COUNT)
+    defence = Defence(PURIFIERS["one step"](), digit_classifier(), COUNT)
     return Setting(defence, images[:COUNT], labels[:COUNT], list(range(COUNT)))
 
 
@@ -102,7 +102,7 @@ def left_by_pgd(norm: str, gradients: int) -> float:
 
 @cache
 def left_by_eot(norm: str, draws: int) -> float:
-    """By projected gradient descent of 15 steps, each along the mean over so many fresh draws."""
+    """By projected gradient descent of 20 steps, each along the mean over so many fresh draws."""
     eot = replace(EOT, draws=draws)
     return left_by(lambda problem, journal: pgd_attack(problem, eot, journal), norm, FRESH)
 
@@ -178,18 +178,18 @@ def test_square_is_no_weaker_than_random_search_of_equal_cost(norm: str) -> None
 
 
 def auto_random(problem: Problem, journal: Any) -> AttackResult:
-    return auto_attack(problem, replace(RAND, steps=15, draws=4), journal)
+    return auto_attack(problem, replace(RAND, steps=20, draws=5), journal)
 
 
 # Candidates, the clean image among them, are compared on the judging draws. A step of DiffHammer is an evaluation per
 # draw, whose gradient ends at the purified image, and one gradient.
 RANDOM = {
-    "apgd": Line(apgd(replace(CLIMB, steps=15, draws=4, redraw=True, stop_when_broken=False)), 2 * 4 * 16 + 3 * JUDGES),
-    "diffattack": Line(lambda problem, journal: diffattack_attack(problem, EOT, 1.0, journal), 2 * 4 * 16),
+    "apgd": Line(apgd(replace(CLIMB, draws=5, redraw=True, stop_when_broken=False)), 2 * 5 * 21 + 3 * JUDGES),
+    "diffattack": Line(lambda problem, journal: diffattack_attack(problem, EOT, 1.0, journal), 2 * 5 * 21, ("linf",)),
     "diffhammer": Line(
         lambda problem, journal: diffhammer_attack(problem, HAMMER, journal), 8 * 21 + 2 * 20, ("linf", "l2")
     ),
-    "autoattack, rand": Line(auto_random, 2 * 2 * 4 * 16 + 5 * JUDGES),
+    "autoattack, rand": Line(auto_random, 2 * 2 * 5 * 21 + 5 * JUDGES, ("linf", "l1")),
 }
 
 
@@ -197,7 +197,7 @@ RANDOM = {
 def test_no_attack_on_unknown_noise_is_weaker_than_averaged_descent_of_equal_cost(name: str, norm: str) -> None:
     """Judged on draws that none of them has seen."""
     line = RANDOM[name]
-    plain = left_by_eot(norm, round(line.passes / (2 * 16)))
+    plain = left_by_eot(norm, round(line.passes / (2 * 21)))
     assert 0.1 < plain < 0.85
     assert left_by(line.attack, norm, FRESH) <= plain + CHANCE
 
@@ -233,11 +233,11 @@ def longer_suite(steps: int) -> Attack:
 
 
 LONGER: dict[str, tuple[Callable[[int], Attack], tuple[str, ...]]] = {
-    "pgd": (longer_pgd, ("linf", "l2", "l1")),
-    "apgd": (lambda steps: apgd(replace(CLIMB, steps=steps)), ("linf", "l2", "l1")),
+    "pgd": (longer_pgd, ("linf", "l1")),
+    "apgd": (lambda steps: apgd(replace(CLIMB, steps=steps)), ("linf", "l1")),
     "apgd-t": (lambda steps: apgd(replace(TARGETED, steps=steps)), ("linf",)),
     "fab-t": (longer_fab, ("l2",)),
-    "square": (longer_square, ("linf", "l2", "l1")),
+    "square": (longer_square, ("l2",)),
     "autoattack": (longer_suite, ("l1",)),
 }
 
