@@ -138,7 +138,7 @@ def _what_was_run(known: KnownDefence, config: Mapping[str, Any]) -> dict[str, A
     threat = {"norm": known.examples.threat.norm, "epsilon": known.examples.threat.epsilon}
     return {
         "threat": threat,
-        "attacks": attacks,
+        "attacks": config["attacks"],
         "purifiers": {known.name: {"kind": "python"}},
         "run": {**run, "attacks": {name: [known.name] for name in others}},
     }

@@ -150,25 +150,28 @@ def _record(at: _Climb, number: int, apgd: APGD) -> None:
     at.active[broken] = False
 
 
-def _return_to_best(at: _Climb, chosen: Tensor) -> None:
+def _return_to_best(at: _Climb, chosen: Tensor, apgd: APGD) -> None:
+    """Take up the best iterate again; not where draws are random, since it was best on lucky ones."""
+    if apgd.redraw:
+        return
     at.x[chosen], at.slopes[chosen] = at.best[chosen], at.best_slope[chosen]
 
 
-def _check(at: _Climb, window: int, rho: float) -> None:
+def _check(at: _Climb, window: int, apgd: APGD) -> None:
     """Halve after few rises (condition 1), or without a new best since an unhalved check (2); return to the best."""
     idle = ~at.halved & (at.checked >= at.best_loss)
-    halve = at.active & ((at.rises <= rho * window) | idle)
+    halve = at.active & ((at.rises <= apgd.rho * window) | idle)
     at.halved.copy_(halve)
     at.checked.copy_(at.best_loss)
     at.rises.zero_()
     at.length[halve] /= 2
-    _return_to_best(at, halve)
+    _return_to_best(at, halve, apgd)
 
 
 def _check_sparsity(at: _Climb, problem: Problem, apgd: APGD) -> None:
     """Move as many pixels as the best iterate suggests; start again from it where they became fewer.
 
-    Where draws are random, the best iterate was best on lucky draws: the present one takes its place.
+    Where draws are random, the present iterate takes the place of the best.
     """
     spread = _spread(at.x if apgd.redraw else at.best, problem)
     fewer = at.active & (spread / at.spread.clamp_min(1) < FELL)
@@ -177,8 +180,7 @@ def _check_sparsity(at: _Climb, problem: Problem, apgd: APGD) -> None:
     at.length[fewer] = longest
     at.share.copy_(spread / problem.images[0].numel() / NARROWER)
     at.spread.copy_(spread)
-    if not apgd.redraw:
-        _return_to_best(at, fewer)
+    _return_to_best(at, fewer, apgd)
 
 
 def _move(at: _Climb, number: int, problem: Problem, apgd: APGD) -> None:
@@ -199,7 +201,7 @@ def _advance(at: _Climb, number: int, problem: Problem, apgd: APGD) -> None:
     if window and problem.threat.norm == "l1":
         _check_sparsity(at, problem, apgd)
     elif window:
-        _check(at, window, apgd.rho)
+        _check(at, window, apgd)
     if number < apgd.steps:
         _move(at, number, problem, apgd)
 

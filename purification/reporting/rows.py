@@ -226,8 +226,9 @@ class Rows:
     @property
     def base_steps(self) -> int:
         """Steps of the base attack, or of its first stage that has steps."""
-        entry = self.settings["attacks"][self.base_attack]
-        stages = [entry, *entry.get("stages", [])]
+        attacks = self.settings["attacks"]
+        entry = attacks[self.base_attack]
+        stages = [entry, *(attacks[name] for name in entry.get("stages", []))]
         return int(next(stage["steps"] for stage in stages if "steps" in stage))
 
     def purified(self, purifier: str, attack: str) -> pd.DataFrame:

@@ -32,7 +32,7 @@ SWEEP = (
     "sde_200",
 )
 CONTROLS = ("identity", "constant", "blur", "ddpm_0")
-ATTACKS = ("eot", "bpda", "adjoint", "surrogate", "one_draw", "semi")
+ATTACKS = ("fixed", "eot", "bpda", "adjoint", "surrogate", "one_draw", "semi")
 DETECTOR = "zeros"
 OUTCOMES = ("mixed", "right", "wrong", "constant", "same")
 MEASURED = ("random", "equal", "zero")
@@ -354,13 +354,10 @@ def adequacy_frame(case: Case, settings: dict[str, Any]) -> pd.DataFrame:
     parts = []
     rng = generator(case.seed, "bootstrap", "adequacy")
     for variation in settings["attack_adequacy"]["variations"]:
-        attack = settings["attacks"][variation["attack"]]
-        head = {
-            "purifier": HEADLINE,
-            "scale": 1.0,
-            "steps": attack["steps"],
-            "draws": attack["draws"],
-        }
+        entry = settings["attacks"][variation["attack"]]
+        stages = [settings["attacks"][name] for name in entry.get("stages", [])] or [entry]
+        head = {"purifier": HEADLINE, "scale": 1.0}
+        head |= {key: stages[0][key] for key in ("steps", "draws")}
         head |= {"random_start": "restarts" in variation, "restarts": 1, "judged": 4}
         columns = {"image": range(case.images), "correct": right(case, rng).astype(float)}
         columns["loss"] = values(case, rng, case.images, high=5.0)

@@ -54,7 +54,7 @@ def judged_rows(purifier: str, attack: str, right: Array) -> pd.DataFrame:
         "fixed": seen,
         "matched_fixed": label,
     }
-    columns |= {"compression": np.full(len(right), 0.8 if attack == "fixed" else np.nan)}
+    columns |= {"compression": np.full(len(right), 0.8 if attack == "strong" else np.nan)}
     columns |= dict.fromkeys(("varied", "matched_varied", "fixed_forward", "fixed_reverse", "semi"), drawn)
     return pd.DataFrame({"purifier": purifier, "attack": attack, **columns})
 
@@ -110,7 +110,7 @@ def law_rows(
         known[name] = (rate, first_right([robust], images)[:, 0])
     judged, compressed = [], []
     for name, (rate, own) in known.items():
-        judged.append(judged_rows(name, "fixed", own))
+        judged.append(judged_rows(name, "strong", own))
         for attack in ("clean", "random"):
             judged.append(judged_rows(name, attack, first_right([clean], images)[:, 0]))
         compressed.append(compression_rows(name, rate, spread))

@@ -179,14 +179,14 @@ def attacked(right: list[bool], attack: str) -> pd.DataFrame:
 )
 def test_the_stronger_attack_must_take_less_than_the_margin(images: int, taken: int, verdict: str) -> None:
     """.02 of 300 images are six."""
-    base = attacked([True] * images, "fixed")
+    base = attacked([True] * images, "strong")
     strong = attacked([number >= taken for number in range(images)], "stronger")
     rows = rows_with({1: [1.0]}, purified=pd.concat([base, strong]))
     assert stronger_attack(rows, "ddpm_150").verdict == verdict
 
 
 def test_a_stronger_attack_that_did_not_run_decides_nothing() -> None:
-    rows = rows_with({1: [1.0]}, purified=attacked([True] * 10, "fixed"))
+    rows = rows_with({1: [1.0]}, purified=attacked([True] * 10, "strong"))
     assert stronger_attack(rows, "ddpm_150").verdict == "inconclusive"
 
 

@@ -158,8 +158,10 @@ def made_up_rows() -> Rows:
 def adequacy(run: dict[str, Any], rng: np.random.Generator) -> pd.DataFrame:
     parts = []
     for variation in run["attack_adequacy"]["variations"]:
-        attack = run["attacks"][variation["attack"]]
-        head = {"purifier": run["run"]["headline"], "scale": 1.0, "steps": attack["steps"], "draws": attack["draws"]}
+        entry = run["attacks"][variation["attack"]]
+        stages = [run["attacks"][name] for name in entry.get("stages", [])] or [entry]
+        head = {"purifier": run["run"]["headline"], "scale": 1.0}
+        head |= {key: stages[0][key] for key in ("steps", "draws")}
         columns = {"image": range(IMAGES), "correct": rng.random(IMAGES), "loss": 1.0 + rng.random(IMAGES)}
         start = {"random_start": "restarts" in variation, "restarts": 1, "judged": 4}
         parts.append(pd.DataFrame({**head, **start, **variation, **columns}))
