@@ -53,6 +53,9 @@ def judged_rows(purifier: str, attack: str, right: Array) -> pd.DataFrame:
         "unpurified": seen,
         "fixed": seen,
         "matched_fixed": label,
+        "size_linf": 0.1,
+        "own_accuracy": np.nan,
+        "response": 0.5,
     }
     columns |= {"compression": np.full(len(right), 0.8 if attack == "strong" else np.nan)}
     columns |= dict.fromkeys(("varied", "matched_varied", "fixed_forward", "fixed_reverse", "semi"), drawn)

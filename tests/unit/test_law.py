@@ -210,7 +210,7 @@ class Nothing:
 TEN = [0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
 FALLING = [float(value) for value in scaled(np.array(TEN), 12.0, 0.3, 0.9)]
 CASES = {
-    "all right": Nothing(TEN, [1.0] * 10, "all robust accuracies are equal (1)"),
+    "all right": Nothing(TEN, [1.0] * 10, "all robust accuracies are equal (1)", rest={"clean": 1.0}),
     "all wrong": Nothing(TEN, [0.0] * 10, "all robust accuracies are equal (0)"),
     "all equal": Nothing(TEN, [0.3] * 10, "all robust accuracies are equal (0.3)"),
     "no more than sampling": Nothing(TEN, [0.07, 0.1, 0.13, 0.1, 0.07] * 2, "the robust accuracies differ no more"),
@@ -226,7 +226,7 @@ CASES = {
         "no falling sigmoid describes them better",
         {"A12": "fail", "A15": "fail"},
     ),
-    "a step": Nothing(TEN, [1.0] * 5 + [0.0] * 5, "a step of any steepness", {"A15": "fail"}),
+    "a step": Nothing(TEN, [1.0] * 5 + [0.0] * 5, "a step of any steepness", {"A15": "fail"}, {"clean": 1.0}),
     "an undefended classifier that is never right": Nothing(
         TEN,
         [0.0] * 10,
