@@ -229,7 +229,7 @@ def test_knowing_the_noise_matters_only_where_both_tests_say_so() -> None:
     frame.loc[known, "fixed"] = frame.label[known] + 1
     row = row_of(replace(rows, frames={**rows.frames, "purified": frame}), "A11")
     assert row["verdict"] == "pass" and row["p_value"] == pytest.approx(2.0**-9)
-    assert row["effect"] == "+100.0 points of accuracy: 100.0 % under EOT, 0.0 % under known noise"
+    assert row["effect"] == "+100.0 points of accuracy: 100.0 % under EOT, 0.0 % under the attack that knows the noise"
     few = frame[frame.image < 5]
     row = row_of(replace(rows, frames={**rows.frames, "purified": few}), "A11")
     assert row["verdict"] == "inconclusive" and row["p_value"] == pytest.approx(2.0**-5)

@@ -30,6 +30,7 @@ def settings() -> dict[str, Any]:
     return {
         "seed": 0,
         "base_attack": "fixed",
+        "threat": {"norm": "linf", "epsilon": 0.1},
         "attacks": {
             name: {"knowledge": known, "draws": DRAWS.get(name, 1), "gradient": "bpda" if name == "bpda" else "replay"}
             for name, known in KNOWN.items()
@@ -55,6 +56,7 @@ def block(purifier: str, attack: str, right: int, draws: int = 4) -> pd.DataFram
     drawn = [np.full(draws, value) for value in correct]
     frame = pd.DataFrame({"purifier": purifier, "attack": attack, "image": range(N), "label": 1, "fixed": correct})
     frame = frame.assign(varied=drawn, fixed_forward=drawn, fixed_reverse=[np.array([])] * N)
+    frame = frame.assign(size_linf=0.1, own_accuracy=np.nan, response=0.5)
     return frame.assign(matched_fixed=1, matched_varied=[np.ones(draws, int)] * N)
 
 
@@ -62,11 +64,11 @@ def block(purifier: str, attack: str, right: int, draws: int = 4) -> pd.DataFram
 def rows() -> Rows:
     compression = {**RATES, "tuned": 0.3, "guided": 0.3}
     robust = {name: round(N * law_of(rate)) for name, rate in RATES.items()} | {"tuned": 20, "guided": 40}
-    parts = [block(name, "clean", 38) for name in robust] + [block(name, "random", 38) for name in robust]
-    parts += [block(name, "transfer", 36) for name in robust]
+    parts = [block(name, attack, N) for name in robust for attack in ("clean", "random", "transfer")]
     parts += [block(name, "fixed", right) for name, right in robust.items()]
     for name in ("p1", "tuned"):
-        parts += [block(name, attack, 25 if name == "p1" else 30) for attack in ("eot", "bpda", "one_draw", "forward")]
+        right = 25 if name == "p1" else 30
+        parts += [block(name, attack, right).assign(fixed=1) for attack in ("eot", "bpda", "one_draw", "forward")]
     measured = [
         {"purifier": name, "model": "trained", "image": i, "probe_scale": 1.0, "compression": rate}
         for name, rate in compression.items()
@@ -79,11 +81,12 @@ def rows() -> Rows:
 def test_a_purifier_is_compared_in_the_strongest_exact_attack_of_every_knowledge(rows: Rows) -> None:
     assert sides(rows, "tuned") == {
         "clean": ("clean", "varied"),
-        "fixed": ("fixed", "fixed"),
+        "fixed": ("worst_known", "worst_known"),
+        "base": ("fixed", "fixed"),
         "avg": ("eot", "varied"),
         "forward": ("forward", "fixed_forward"),
     }
-    assert sides(rows, "guided").keys() == {"clean", "fixed"}
+    assert sides(rows, "guided").keys() == {"clean", "fixed", "base"}
 
 
 def test_every_estimand_stands_beside_the_paired_difference(rows: Rows) -> None:
@@ -92,9 +95,10 @@ def test_every_estimand_stands_beside_the_paired_difference(rows: Rows) -> None:
     tuned = table.loc["tuned"]
     assert (tuned.fixed, tuned.avg, tuned.wor_2, tuned.mv_3, tuned.forward) == (0.5, *[0.75] * 4)
     assert {tuned[f"{name}_n"] for name in ("clean", "fixed", "avg", "wor_2", "mv_3", "forward")} == {N}
-    before = round(N * law_of(0.1))
-    assert tuned.fixed_difference == pytest.approx((20 - before) / N)
-    assert (tuned.fixed_only_first, tuned.fixed_only_second) == (0, before - 20)
+    base = round(N * law_of(0.1))
+    assert tuned.base_difference == pytest.approx((20 - base) / N)
+    assert (tuned.base_only_first, tuned.base_only_second) == (0, base - 20)
+    assert tuned.fixed_difference == tuned.base_difference, "no other attack breaks more"
     assert tuned.avg_difference == pytest.approx(5 / N) and tuned.avg_mcnemar_p == pytest.approx(2 * 0.5**5)
     assert table.fixed_difference.isna().tolist() == [True, True, False, False]
     assert np.isnan(table.avg_difference["guided"]), "p2 was not attacked so"
