@@ -221,7 +221,8 @@ class Rows:
     @property
     def plain_attack(self) -> str:
         """The attack on the headline that differs from `eot` and `bpda` in one thing each; else the base attack."""
-        return PLAIN if PLAIN in self.attacks_on(self.headline) else self.base_attack
+        was_run = "purified" in self.frames and PLAIN in self.attacks_on(self.headline)
+        return PLAIN if was_run else self.base_attack
 
     @property
     def base_steps(self) -> int:

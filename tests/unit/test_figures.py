@@ -353,11 +353,11 @@ def test_the_report_loads_nothing_from_elsewhere() -> None:
 
 def test_kinds_named_by_the_rules_exist() -> None:
     rules = (ROOT / "rules/figures.smk").read_text()
-    listed = re.search(r"FIGURES = \{(.*?)\n\}", rules, re.DOTALL)
-    assert listed is not None
-    entries = yaml.safe_load("{" + listed.group(1) + "}")
-    for where_detectors_run in re.findall(r"FIGURES \|= (\{.*\})", rules):
-        entries |= yaml.safe_load(where_detectors_run)
+    statements = re.findall(r"^(?:EVIDENCE = .*?\]|FIGURES = \{.*?^\})", rules, re.DOTALL | re.MULTILINE)
+    statements += re.findall(r"FIGURES \|= \{.*\}", rules)
+    named: dict[str, Any] = {}
+    exec("\n".join(statements), named)
+    entries = named["FIGURES"]
     assert set(entries) == set(FIGURES)
     assert {kind for kinds in entries.values() for kind in kinds} <= set(KINDS)
 
