@@ -284,11 +284,12 @@ PLACES = ("results", "device", "memory_bytes", "shards")  # settings of where an
 def report_settings():
     """Configuration that tables, figures and claims read: nothing about places, machines or entries that do not run."""
     settings = {key: value for key, value in config.items() if key not in PLACES}
-    attacks = dict.fromkeys([*CONFIGURED, *config["run"]["attacks"]])
+    attacks = [*CONFIGURED, *config["run"]["attacks"]]
+    stages = [stage for name in attacks for stage in config["attacks"][name].get("stages", [])]
     settings["purifiers"] = {name: config["purifiers"][name] for name in EVALUATED}
     settings["classifiers"], settings["index_lists"] = {config["classifier"]: CHOSEN}, EVALUATED_LIST
     settings["anomaly"] = {name: config["anomaly"][name] for name in config["run"]["anomaly"]}
-    return {**settings, "attacks": {name: config["attacks"][name] for name in attacks}}
+    return {**settings, "attacks": {name: config["attacks"][name] for name in [*attacks, *stages]}}
 
 
 def detector_training(detector):

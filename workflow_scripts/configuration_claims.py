@@ -40,8 +40,9 @@ def _attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
             had = f"got it again — remove it, {key} says where it runs"
             yield f"run.attacks.{name}: expected attacks beside {key}, {had}"
     yield from _beside_problems(config)
-    if (mode := attacks[base].get("gradient", "replay")) not in EXACT:
-        yield f"attacks.{base}.gradient: expected replay or autograd, got {mode!r} — the base attack must be exact"
+    for name in (base, *attacks[base].get("stages", [])):
+        if (mode := attacks[name].get("gradient", "replay")) not in EXACT:
+            yield f"attacks.{name}.gradient: expected replay or autograd, got {mode!r} — the base attack must be exact"
     for name, key, wanted in (("eot", "knowledge", "none"), ("bpda", "gradient", "bpda")):
         if name in attacks and attacks[name].get(key) != wanted:
             had = attacks[name].get(key)

@@ -28,7 +28,7 @@ def attack(name: str, **changes: Any) -> dict[str, Any]:
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown challenge": ({"challenge_attack": "chalenge"}, "challenge_attack: expected a known name, got 'chalenge'"),
     "the base attack again": (
-        {"challenge_attack": "fixed"},
+        {"challenge_attack": "strong"},
         "challenge_attack: expected another attack than base_attack, challenge_attack, adequacy_attack name",
     ),
     "the same attack twice": (
@@ -45,7 +45,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a stronger attack on more images": (
         attack("stronger", images=301),
-        "attacks.stronger.images: expected at most 300, those of 'fixed', got 301 — lower it",
+        "attacks.stronger.images: expected at most 300, those of 'strong', got 301 — lower it",
     ),
     "a challenge listed again": (
         {"run": {"attacks": {"challenge": ["ddpm_150"]}}},
@@ -89,10 +89,10 @@ def test_the_base_attack_may_be_of_every_kind_with_steps(kind: str) -> None:
     }
     config = copy.deepcopy(DEFAULT)
     config["attacks"]["sequence"]["stages"] = ["apgd"]
-    config["attacks"]["fixed"] = entries[kind]
+    config["attacks"]["strong"] = entries[kind]
     steps = {"undefended": [{"scale": 0.0, "steps": 100}, {"scale": 1.0, "steps": 100}]}
     config["attack_strength"] = {**steps, "defended": steps["undefended"]}
-    config["attack_adequacy"]["variations"] = [{"attack": "fixed", "steps": 50}]
+    config["attack_adequacy"]["variations"] = [{"attack": "strong", "steps": 50}]
     assert problems(config) == []
 
 

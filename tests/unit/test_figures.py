@@ -25,7 +25,6 @@ from purification.reporting.rows import KINDS, Rows
 
 ROOT = Path(__file__).parents[2]
 IMAGES, DRAWS, SIDE = 12, 10, 6
-EXTRA = ("challenge_attack", "adequacy_attack")  # keys of attacks that run beside those of run.attacks
 MODELS = {"trained": 1.0, "null": 0.8}
 
 
@@ -54,7 +53,9 @@ def purified(run: dict[str, Any], purifier: str, rng: np.random.Generator) -> pd
     parts, attacked = [], base_right(run, purifier)
     label = rng.integers(0, 10, IMAGES)
     own = [attack for attack, names in run["run"]["attacks"].items() if purifier in names]
-    extra = [run[key] for key in EXTRA if key in run]
+    extra = [run["challenge_attack"]]
+    if purifier in run["run"]["attack_adequacy"]:
+        extra.append(run["adequacy_attack"])
     for attack in ["clean", "random", "transfer", run["base_attack"], *own, *extra]:
         chance = 0.9 if attack in ("clean", "random", "transfer") else attacked.mean()
         right = rng.random((IMAGES, DRAWS + 2)) < chance

@@ -17,6 +17,7 @@ ATTACKS = {"fixed": {"knowledge": "both"}, "eot": {"knowledge": "none"}, "semi":
 SETTINGS: dict[str, Any] = {
     "seed": 0,
     "base_attack": "fixed",
+    "threat": {"norm": "linf", "epsilon": 0.1},
     "attacks": ATTACKS,
     "run": {"headline": "a", "sweep": ["a", "b"], "varied": ["a"], "comparison": {}},
     "evaluation": {"worst_of": 2, "votes": 3, "vote_subsets": 4, "resamples": 200},
@@ -29,6 +30,7 @@ def block(purifier: str, attack: str, right: dict[str, list[Any]], images: int =
     columns |= {"fixed_forward": [[1, 1]] * images, "fixed_reverse": [[]] * images}
     columns |= {"matched_fixed": [1] * images, "matched_varied": [[1, 1, 1]] * images, **right}
     frame = pd.DataFrame({"purifier": purifier, "attack": attack, "image": range(10, 10 + images), "label": 1})
+    frame = frame.assign(size_linf=0.1, own_accuracy=np.nan, response=0.5)
     return frame.assign(**{k: [np.array(v) if isinstance(v, list) else v for v in vs] for k, vs in columns.items()})
 
 
@@ -97,7 +99,9 @@ def test_draws_stay_with_their_image_and_equal_differences_are_no_certainty() ->
 def test_purifiers_and_settings_are_compared_under_what_each_attack_knows(rows: Rows) -> None:
     table = paired(rows)
     pairs = list(zip(table.purifier, table.attack, table.judged_by, table.against_attack, strict=True))
-    assert pairs[:2] == [("b", "fixed", "fixed", "fixed"), ("b", "transfer", "varied", "transfer")]
+    worst = "worst_known"
+    between = [("b", worst, worst, worst), ("b", "fixed", "fixed", "fixed"), ("b", "transfer", "varied", "transfer")]
+    assert pairs[:3] == between
     own = {(a, j) for p, a, j, _ in pairs if p == "a"}
     assert own == {("transfer", "varied"), ("fixed", "fixed"), ("eot", "varied"), ("semi", "semi")}
     assert {c for p, a, _, c in pairs if a == "eot"} == {"fixed", "clean", "random", "eot/matched"}

@@ -416,7 +416,9 @@ def test_more_weight_drives_the_states_further_apart(
     assert (deviations[1] > 1.05 * deviations[0]).all()
 
 
-def test_only_diffusion_states_deviate(images: Tensor, weights: Tensor) -> None:
+def test_only_diffusion_states_deviate(
+    images: Tensor, weights: Tensor, schedule: Schedule, diffusion: Callable[..., Purifier]
+) -> None:
     @dataclass(frozen=True)
     class Other:
         num_steps: int = 2
@@ -433,6 +435,7 @@ def test_only_diffusion_states_deviate(images: Tensor, weights: Tensor) -> None:
     defence = Defence(Other(), lambda x: x.flatten(1) @ weights, 4)
     with pytest.raises(ValueError, match="expected a purifier of kind diffusion, got Other"):
         diffattack_attack(problem_of(defence, images, torch.zeros(7, dtype=torch.long), "linf", 0.1), PGD_20, 1.0)
+    defence = Defence(chain(diffusion, exact(schedule, FIXED(range(7)))), lambda x: x.flatten(1) @ weights, 4)
     with pytest.raises(ValueError, match="expected gradient replay or autograd"):
         diffattack_attack(
             problem_of(defence, images, torch.zeros(7, dtype=torch.long), "linf", 0.1),

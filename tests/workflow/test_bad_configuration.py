@@ -349,14 +349,14 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "targets without a targeted loss": (entry("attacks.fixed", targets=2), "attacks.fixed.targets: expected none with"),
     "base attack with a budget of its own": (
-        entry("attacks.fixed.threat", norm="l2", epsilon=1.5),
-        "attacks.fixed.threat: expected none, got one",
+        entry("attacks.strong.threat", norm="l2", epsilon=1.5),
+        "attacks.strong.threat: expected none, got one",
     ),
     "base attack without knowledge": ({"base_attack": "eot"}, "attacks.eot.knowledge: expected both"),
     "base attack without its gradient": ({"base_attack": "bpda"}, "attacks.bpda.gradient: expected replay or autograd"),
     "base attack with an approximation": (
-        entry("attacks.fixed", gradient="adjoint"),
-        "attacks.fixed.gradient: expected replay or autograd, got 'adjoint'",
+        entry("attacks.strong_aim", gradient="adjoint"),
+        "attacks.strong_aim.gradient: expected replay or autograd, got 'adjoint'",
     ),
     "surrogate without its steps": (
         entry("attacks.bpda", gradient="surrogate"),
