@@ -413,10 +413,6 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "run.comparison: expected purifiers of run.sweep or run.controls, got 'blur'",
     ),
     "unknown rung": (entry("run", ladder=["eott"]), "run.ladder: expected a known name, got 'eott'"),
-    "base attack twice": (
-        entry("run.attacks", fixed=["ddpm_25"]),
-        "run.attacks.fixed: expected attacks beside base_attack",
-    ),
     "attack with the name of a row": (
         entry("run.attacks", transfer=["ddpm_25"]),
         "run.attacks.transfer: expected an attack beside clean, random, transfer",
@@ -431,8 +427,8 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "claims without their attack": (entry("run.attacks", eot=[]), "run.attacks.eot: expected the headline 'ddpm_150'"),
     "fewer attacked than evaluated": (
-        entry("attacks.fixed", images=299),
-        "attacks.fixed.images: expected at least evaluation.images = 300, got 299",
+        entry("attacks.strong", images=299),
+        "attacks.strong.images: expected at least evaluation.images = 300, got 299",
     ),
     "more images than there are": (entry("evaluation", images=5000), "evaluation.images: expected at most 400"),
     "more votes than draws": (entry("evaluation", votes=99), "evaluation.votes: expected at most draws = 20, got 99"),

@@ -35,12 +35,12 @@ HEADLINE = "ddpm_150"
 def few_jobs(results: str) -> dict[str, Any]:
     """The smoke configuration with the fewest purifiers that a fit needs and the attacks that the claims need."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text())
-    attacks = ("eot", "bpda")
+    attacks = ("fixed", "eot", "bpda")
     config["run"] |= {
         "sweep": ["ddpm_25", "ddpm_100", HEADLINE, "ddim_50", "one_step_200", "sde_200"],
         "controls": ["identity"],
         "attacks": {attack: [HEADLINE] for attack in attacks},
-        "ladder": [*attacks, "fixed"],
+        "ladder": [*attacks, "strong"],
         "comparison": {},
         "anomaly": [],
         **{key: [HEADLINE] for key in ("distances", "randomness", "jacobian")},

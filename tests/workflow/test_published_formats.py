@@ -98,7 +98,8 @@ def toy(name: str) -> dict[str, Any]:
     """What the configuration of the smallest run says about numbers of images, steps and draws."""
     keys = ("evaluation", "distances", "randomness", "compression", "jacobian", "audit", "attack_strength")
     config = {key: SMALL[key] for key in (*keys, "attack_adequacy", "gradient_noise") if key in SMALL}
-    ran = ("challenge", "stronger", "quick_margin", "quick_bpda", "quick_square", "restarted_margin", "short_apgd_t")
+    ran = ("strong", "strong_climb", "strong_aim", "stronger", "longer_climb", "restarted_margin", "more_targets")
+    ran += ("challenge", "quick_exemplars", "quick_margin", "quick_bpda", "quick_square")
     ran += ("fixed", "transfer", "bpda", "eot", "one_draw", "adjoint", "surrogate", "semi")
     config["attacks"] = {key: SMALL["attacks"][key] for key in ran if key in SMALL["attacks"]}
     config["attacks"]["surrogate"]["surrogate_steps"] = 2
@@ -125,7 +126,7 @@ def test_toy_networks_in_the_published_formats_go_through_the_stages(name: str, 
     done = project.snakemake("--cores", "1", "--configfile", f"config/{name}.yaml", "toy.yaml", "--", *stages)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     rows = pd.read_parquet(folder / target)
-    assert {"clean", "fixed", "transfer"} <= set(rows.attack) and rows.image.nunique() == 10
+    assert {"clean", "strong", "transfer"} <= set(rows.attack) and rows.image.nunique() == 10
     kind = json.loads(
         (
             folder / f"results/{name}/models/denoisers" / ("ddpm" if name == "cifar10" else "adm") / "config.json"

@@ -100,7 +100,7 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "docstring": (replace("purification/samplers.py", "DDIM (Song", "DDIM of (Song"), set()),
     "sampler": (
         replace("purification/samplers.py", "sigma = eta *", "sigma = 1.0 * eta *"),
-        attacks_on("ddim_50", "fixed", "challenge")
+        attacks_on("ddim_50", "strong", "challenge")
         | {"purify_images ddim_50", "measure_compression ddim_50", "audit_gradients ddim_50", *JUDGED},
     ),
     "loss of AutoAttack and of audits": (
@@ -137,7 +137,7 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     ),
     "own purifier": (
         append("linear.py", "\nX = 1\n"),
-        attacks_on("linear", "fixed", "challenge")
+        attacks_on("linear", "strong", "challenge")
         | of("purify_images", {"linear"})
         | of("measure_compression", {"linear"})
         | of("measure_randomness", {"linear"})
@@ -170,7 +170,7 @@ CONFIG: dict[str, tuple[dict[str, Any], set[str]]] = {
     "one purifier": (
         {"purifiers": {"ddpm_25": {"steps": 4}}},
         of("purify_images", {"ddpm_25"})
-        | attacks_on("ddpm_25", "fixed", "challenge")
+        | attacks_on("ddpm_25", "strong", "challenge")
         | {"measure_compression ddpm_25", "audit_gradients ddpm_25", *CONCLUDED},
     ),
     "one attack": (
@@ -180,7 +180,7 @@ CONFIG: dict[str, tuple[dict[str, Any], set[str]]] = {
     "one more purifier": (
         {"run": {"sweep": ["ddpm_25", "ddpm_100", "ddpm_150", "ddim_50", "one_step_200", "sde_200", "agdm", "ode_25"]}},
         of("purify_images", {"ode_25"})
-        | attacks_on("ode_25", "fixed", "challenge")
+        | attacks_on("ode_25", "strong", "challenge")
         | {"measure_compression ode_25", "audit_gradients ode_25", *CONCLUDED},
     ),
     "fresh draws of the headline": ({"evaluation": {"draws": 5}}, {"purify_images ddpm_150", *CONCLUDED}),
