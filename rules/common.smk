@@ -1,6 +1,7 @@
 """Functions of the rules: which files a configuration entry needs, which settings a job depends on, which code it runs."""
 
 import hashlib
+import json
 import os
 import re
 import shlex
@@ -179,6 +180,11 @@ def earlier_of(wildcards):
     return [adversarial(entry["after"], wildcards.purifier)] if "after" in entry else []
 
 
+def own_threats(names):
+    """Attack -> its threat model, of attacks with one of their own."""
+    return {name: config["attacks"][name]["threat"] for name in names if "threat" in config["attacks"][name]}
+
+
 def attacks_on(purifier):
     """Attacks run on a purifier: base attack and challenge on all that are evaluated, others as the run lists say."""
     chosen = [attack for attack, purifiers in config["run"]["attacks"].items() if purifier in purifiers]
@@ -248,7 +254,7 @@ def judging(purifier):
         known_draws=settings["known_draws"],
         pool=settings["pool"],
         pools=pools,
-        threats={name: entry["threat"] for name, entry in entries.items() if "threat" in entry},
+        threats=own_threats(entries),
         **JUDGE,
     )
 

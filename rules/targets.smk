@@ -21,6 +21,7 @@ rule check_results:
             "RESULTS": RESULTS,
             "EPSILON": str(config["threat"]["epsilon"]),
             "NORM": config["threat"]["norm"],
+            "THREATS": json.dumps(own_threats(config["run"]["attacks"])),
         },
         code=code("check_results"),
     message:

@@ -1,7 +1,8 @@
-"""Assertions on the results of a run; the rule `check_results` calls them with RESULTS, EPSILON and NORM set."""
+"""Assertions on the results of a run; the rule `check_results` calls them with RESULTS, EPSILON, NORM and THREATS set."""
 
 from __future__ import annotations
 
+import json
 import os
 from math import comb
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file
 
 RESULTS = os.environ["RESULTS"]
 SELF_CHECKS = ("A0", "A10")
+ORDERS = {"linf": np.inf, "l2": 2, "l1": 1}
 
 
 def table(name: str) -> pd.DataFrame:
@@ -117,7 +119,8 @@ def test_compression_can_be_recomputed_from_the_rows() -> None:
 
 
 def test_adversarial_images_stay_in_the_ball_and_in_the_box() -> None:
-    epsilon, norm = float(os.environ["EPSILON"]), {"linf": np.inf, "l2": 2}[os.environ["NORM"]]
+    configured = {"norm": os.environ["NORM"], "epsilon": float(os.environ["EPSILON"])}
+    own = json.loads(os.environ["THREATS"])
     data = load_file(Path(RESULTS) / "dataset" / "images.safetensors")
     scale = 255.0 if data["images"].dtype == np.uint8 else 1.0
     files = sorted((Path(RESULTS) / "adversarial").glob("*/*.safetensors"))
@@ -127,7 +130,9 @@ def test_adversarial_images_stay_in_the_ball_and_in_the_box() -> None:
         adversarial = arrays["adversarial"]
         clean = data["images"][np.searchsorted(data["ids"], arrays["ids"])] / np.float32(scale)
         difference = (adversarial - clean).reshape(len(adversarial), -1)
-        assert np.linalg.norm(difference, ord=norm, axis=1).max() <= epsilon + 1e-5, path
+        threat = own.get(path.parent.name, configured)
+        sizes = np.linalg.norm(difference, ord=ORDERS[threat["norm"]], axis=1)
+        assert sizes.max() <= threat["epsilon"] + 1e-5, path
         assert adversarial.min() >= 0.0 and adversarial.max() <= 1.0, path
 
 
