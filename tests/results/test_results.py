@@ -1,4 +1,4 @@
-"""Assertions on the results of a run; the rule `check_results` calls them with RESULTS, EPSILON, NORM and THREATS set."""
+"""Assertions on the results of a run; rule `check_results` calls them with RESULTS, EPSILON, NORM and THREATS set."""
 
 from __future__ import annotations
 
