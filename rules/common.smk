@@ -193,6 +193,26 @@ def attacks_on(purifier):
     return list(dict.fromkeys([config["base_attack"], config["challenge_attack"], *chosen]))
 
 
+# Settings of an attack that say what its audit examines.
+EXAMINED = (
+    *("kind", "version", "knowledge", "pool", "norm", "epsilon", "loss", "gradient"),
+    *("surrogate_steps", "surrogate_guidance"),
+)
+
+
+def examined(entry):
+    """What the audit examines of an attack, and of the stages of a sequence."""
+    found = {key: entry[key] for key in EXAMINED if key in entry}
+    if "stages" in entry:
+        found["stages"] = [examined(stage) for stage in entry["stages"]]
+    return found
+
+
+def audited_attacks(purifier):
+    """What the audit of a purifier examines of the attacks on it."""
+    return {name: examined(attack_settings(name)) for name in attacks_on(purifier)}
+
+
 def adversarial(attack, purifier):
     return f"{RESULTS}/adversarial/{attack}/{purifier}.safetensors"
 

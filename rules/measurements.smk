@@ -1,24 +1,5 @@
 """Measurements of a purifier; none but the audit needs the classifier."""
 
-# Settings of an attack that say what its audit examines.
-EXAMINED = (
-    *("kind", "version", "knowledge", "pool", "norm", "epsilon", "loss", "gradient"),
-    *("surrogate_steps", "surrogate_guidance"),
-)
-
-
-def examined(entry):
-    """What the audit examines of an attack, and of the stages of a sequence."""
-    found = {key: entry[key] for key in EXAMINED if key in entry}
-    if "stages" in entry:
-        found["stages"] = [examined(stage) for stage in entry["stages"]]
-    return found
-
-
-def audited_attacks(purifier):
-    """What the audit of a purifier examines of the attacks on it."""
-    return {name: examined(attack_settings(name)) for name in attacks_on(purifier)}
-
 
 rule measure_distances:
     input:
