@@ -29,7 +29,7 @@ estimate: setup ## forecast hours and memory of every stage from a probe of a mi
 	@$(BIN)/python -m workflow_scripts.configuration_files $(CONFIG)
 	@$(BIN)/python -m workflow_scripts.estimate_cost --cores $(CORES) $(CONFIG)
 
-protocols: setup ## print what evaluation protocols report of defences whose robust accuracy is known, and write results/protocols (4 minutes; CONFIG=my.yaml)
+protocols: setup ## print what evaluation protocols report of defences whose robust accuracy is known, and write results/protocols (CONFIG=my.yaml)
 	$(BIN)/python -m workflow_scripts.compare_protocols $(CONFIG)
 
 check: setup ## try a purifier or classifier of your own: FILE=my_purifiers.py (PARAMS='{sigma: 0.1}', FACTORY=, KIND=, SHAPE=1,16,16, CLASSES=10)
