@@ -16,12 +16,18 @@ def _one(entry: Entry) -> list[Followed]:
 
 def _fab(entry: Entry) -> list[Followed]:
     """The linearised boundary between the true class and another: the difference of two logits."""
-    return [Followed("targeted_margin", entry["gradient"])]
+    return [Followed(loss="targeted_margin", gradient=entry["gradient"])]
 
 
 def _autoattack(entry: Entry) -> list[Followed]:
-    losses = ("ce", "dlr") if entry["version"] == "rand" else ("ce", "targeted_dlr", "targeted_margin")
-    return [Followed(loss, entry["gradient"]) for loss in losses]
+    gradient = entry["gradient"]
+    if entry["version"] == "rand":
+        return [Followed(loss="ce", gradient=gradient), Followed(loss="dlr", gradient=gradient)]
+    return [
+        Followed(loss="ce", gradient=gradient),
+        Followed(loss="targeted_dlr", gradient=gradient),
+        Followed(loss="targeted_margin", gradient=gradient),
+    ]
 
 
 def _sequence(entry: Entry) -> list[Followed]:

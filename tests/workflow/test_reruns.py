@@ -47,7 +47,7 @@ def attacks_on(purifier: str, *attacks: str) -> set[str]:
     return {f"attack_images {purifier} {attack}" for attack in attacks}
 
 
-AUDITED = {*of("audit_gradients", EVALUATED), *EXAMINED, *TABLED}
+AUDITED = {*of("audit_gradients", EVALUATED), *JUDGED}
 
 
 def append(name: str, text: str) -> Callable[[Path], None]:
@@ -106,7 +106,7 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "loss of AutoAttack and of audits": (
         replace("purification/defence.py", "return margin(", "return +margin("),
         {"attack_images ddpm_150 autoattack", "attack_images ddpm_150 autoattack_rand", "purify_images ddpm_150"}
-        | {"measure_attack_adequacy ddpm_150", *JUDGED, *AUDITED},
+        | {"measure_attack_adequacy ddpm_150", "audit_gradients ddpm_150", *JUDGED},
     ),
     "method": (
         replace("purification/reporting/rows.py", "return pd.DataFrame(rows)", "return +pd.DataFrame(rows)"),
@@ -114,7 +114,9 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     ),
     "gradient of one attack": (
         replace("purification/gradients.py", "leaf = purified.detach()", "leaf = 1.0 * purified.detach()"),
-        {*of("attack_images ddpm_150", {"bpda", "hammer"}), "purify_images ddpm_150", *JUDGED, *AUDITED},
+        {*of("attack_images ddpm_150", {"bpda", "hammer"}), *AUDITED}
+        | of("attack_images", {f"{purifier} challenge" for purifier in EVALUATED})
+        | of("purify_images", EVALUATED),
     ),
     "table": (replace("purification/reporting/tables.py", "first = t_star - 1", "first = -1 + t_star"), TABLED),
     "figure": (
