@@ -106,7 +106,7 @@ CODE: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "loss of AutoAttack and of audits": (
         replace("purification/defence.py", "return margin(", "return +margin("),
         {"attack_images ddpm_150 autoattack", "attack_images ddpm_150 autoattack_rand", "purify_images ddpm_150"}
-        | {"measure_attack_adequacy ddpm_150", "audit_gradients ddpm_150", *JUDGED},
+        | {"measure_attack_adequacy ddpm_150", *AUDITED},
     ),
     "method": (
         replace("purification/reporting/rows.py", "return pd.DataFrame(rows)", "return +pd.DataFrame(rows)"),
