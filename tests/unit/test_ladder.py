@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from purification.reporting.figures.ladder import rung_label
 from purification.reporting.ladder import expectations, ladder
 from purification.reporting.rows import Rows
 
@@ -88,3 +89,9 @@ def test_an_expectation_below_or_about_its_margin_does_not_hold(rows: Rows, righ
     table = expectations(Rows({"purified": frame}, SETTINGS)).set_index("expectation")
     assert table.difference[statement] == pytest.approx((right - 12) / 60)
     assert table.verdict[statement] == verdict
+
+
+def test_a_rung_of_several_stages_is_called_by_its_name(rows: Rows) -> None:
+    stages = {"attack": "strong", "gradient": "", "draws": "", "knowledge": "both"}
+    assert rung_label(rows, stages) == "strong, knows the noise"
+    assert rung_label(rows, {**stages, "gradient": "replay"}) == "exact, knows the noise"

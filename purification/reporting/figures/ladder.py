@@ -57,13 +57,14 @@ def _steps(axis: Axes, table: pd.DataFrame) -> None:
 
 
 def rung_label(rows: Rows, row: dict[str, object]) -> str:
-    """What an attack has: its gradient, its draws, and what it knows."""
+    """What an attack has: its gradient, or its name where it has several stages, its draws, and what it knows."""
     if row["attack"] == "clean":
         return "no attack"
     gradient = {"replay": "exact", "autograd": "exact"}.get(str(row["gradient"]), str(row["gradient"]))
+    shown = gradient or str(row["attack"])
     known = {
         "none": "1 draw" if row["draws"] == 1 else f"EOT over {row['draws']}",
         "semi": f"knows a pool of {row['pool']}",
         "both": "knows the noise",
     }
-    return f"{gradient}, {known.get(str(row['knowledge']), str(row['knowledge']) + ' noise known')}"
+    return f"{shown}, {known.get(str(row['knowledge']), str(row['knowledge']) + ' noise known')}"
