@@ -92,6 +92,6 @@ def test_an_expectation_below_or_about_its_margin_does_not_hold(rows: Rows, righ
 
 
 def test_a_rung_of_several_stages_is_called_by_its_name(rows: Rows) -> None:
-    stages = {"attack": "strong", "gradient": "", "draws": "", "knowledge": "both"}
+    stages = {"attack": "strong", "gradient": "", "draws": "", "pool": "", "knowledge": "both"}
     assert rung_label(rows, stages) == "strong, knows the noise"
     assert rung_label(rows, {**stages, "gradient": "replay"}) == "exact, knows the noise"
