@@ -99,7 +99,7 @@ def toy(name: str) -> dict[str, Any]:
     keys = ("evaluation", "distances", "randomness", "compression", "jacobian", "audit", "attack_strength")
     config = {key: SMALL[key] for key in (*keys, "attack_adequacy", "gradient_noise") if key in SMALL}
     ran = ("strong", "strong_climb", "strong_aim", "stronger", "longer_climb", "restarted_margin", "more_targets")
-    ran += ("challenge", "quick_exemplars", "quick_margin", "quick_bpda", "quick_square")
+    ran += ("margin", "challenge", "quick_exemplars", "quick_margin", "quick_bpda", "quick_square")
     ran += ("fixed", "transfer", "bpda", "eot", "one_draw", "adjoint", "surrogate", "semi")
     config["attacks"] = {key: SMALL["attacks"][key] for key in ran if key in SMALL["attacks"]}
     config["attacks"]["surrogate"]["surrogate_steps"] = 2
