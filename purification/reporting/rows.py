@@ -86,11 +86,6 @@ class Rows:
         return found
 
     @cached_property
-    def resampling(self) -> dict[str, int]:
-        """Arguments of the bootstrap."""
-        return {"resamples": self.settings["evaluation"]["resamples"], "seed": self.settings["seed"]}
-
-    @cached_property
     def evaluated(self) -> list[str]:
         """Purifiers that the base attack runs on."""
         run = self.settings["run"]
