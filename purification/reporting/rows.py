@@ -26,9 +26,10 @@ KINDS = (
 WORST_KNOWN = "worst_known"  # attack and column of labels of what all attacks together leave
 NOT_MEASURED = "not_measured"  # column and frame of why rows hold no measurement
 WRONG = -1  # label of nothing
-# Kind of rows -> the columns that tell its variations of attacks apart.
 PLAIN = "fixed"  # attack with known noise and exact gradients, otherwise like eot and bpda
-VARIED = {"attack_strength": ["steps"], "attack_adequacy": ["attack", "steps", "random_start", "restarts", "draws"]}
+# Columns that tell the variations of attacks apart, of each of the two kinds of rows that vary them.
+STRENGTH = ["steps"]
+ADEQUACY = ["attack", "steps", "random_start", "restarts", "draws"]
 
 
 def _read(path: str) -> pd.DataFrame:
@@ -173,12 +174,13 @@ class Rows:
     def _variations(self, purifier: str) -> dict[str, pd.Series]:
         """Variations of attacks that know the noise, within the budget: name -> image -> whether it stayed right."""
         found = {}
-        for kind, name_of in (("attack_strength", self._strength), ("attack_adequacy", self._variation)):
+        kinds = (("attack_strength", STRENGTH, self._strength), ("attack_adequacy", ADEQUACY, self._variation))
+        for kind, columns, name_of in kinds:
             if kind not in self.frames:
                 continue
             frame = self.frames[kind]
-            for key, rows in frame[(frame.purifier == purifier) & (frame.scale == 1.0)].groupby(VARIED[kind]):
-                name = name_of(dict(zip(VARIED[kind], key, strict=True)))
+            for key, rows in frame[(frame.purifier == purifier) & (frame.scale == 1.0)].groupby(columns):
+                name = name_of(dict(zip(columns, key, strict=True)))
                 if name:
                     found[name] = rows.set_index("image").correct.astype(float)
         return found

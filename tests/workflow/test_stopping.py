@@ -43,6 +43,11 @@ def purifier(path: str, **params: Any) -> dict[str, Any]:
     return {"kind": "python", "path": path, "factory": "make_purifier", "params": params}
 
 
+def configuration(**purifiers: dict[str, Any]) -> dict[str, Any]:
+    """The smallest run with these controls, attacked with plain PGD."""
+    return {**smallest("results/stopped", **purifiers), "base_attack": "fixed"}
+
+
 def adversarial(name: str) -> str:
     return f"results/stopped/adversarial/fixed/{name}.safetensors"
 
@@ -55,7 +60,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     (copy.folder / "held.py").write_text(HELD)
     (copy.folder / "failing.py").write_text(FAILING)
     free = {f"free_{strength}": purifier("held.py", hold=False, strength=strength / 10) for strength in (9, 5)}
-    copy.configure(smallest("results/stopped", **free))
+    copy.configure(configuration(**free))
     copy.finish(*map(adversarial, free))
     return copy
 
@@ -72,7 +77,7 @@ def held(copy: Copy) -> Copy:
         "held": purifier("held.py", hold=True, strength=0.9),
         "free_9": purifier("held.py", hold=False, strength=0.9),
     }
-    copy.configure(smallest("results/stopped", **entries))
+    copy.configure(configuration(**entries))
     (copy.folder / "hold").touch()
     for path in (copy.folder / "held", copy.folder / adversarial("held")):
         path.unlink(missing_ok=True)
@@ -100,7 +105,7 @@ def test_a_journal_of_other_settings_is_not_resumed(held: Copy) -> None:
     with held.start(adversarial("held")) as run:
         hold(held, run)
         run.kill()
-    held.configure(smallest("results/stopped", held=purifier("held.py", hold=False, strength=0.5)))
+    held.configure(configuration(held=purifier("held.py", hold=False, strength=0.5)))
     held.finish(adversarial("held"))
     assert "ignoring" in (held.results / "logs/attack_images/fixed/held.log").read_text()
     assert (held.folder / adversarial("held")).read_bytes() == (held.folder / adversarial("free_5")).read_bytes()
@@ -113,7 +118,7 @@ def test_a_job_left_behind_by_a_killed_snakemake_does_not_spoil_the_next_run(hel
         os.kill(run.process.pid, signal.SIGKILL)
         run.process.wait()
         assert run.alive()
-        held.configure(smallest("results/stopped", held=purifier("held.py", hold=False, strength=0.5)))
+        held.configure(configuration(held=purifier("held.py", hold=False, strength=0.5)))
         with held.start(adversarial("held"), name="second") as second:
             assert second.wait_for(lambda: "waiting for another process" in second.text()), second.text()[-3000:]
             (held.folder / "hold").unlink()
@@ -150,7 +155,7 @@ def messages(text: str) -> set[str]:
 
 def test_a_failed_job_says_why_and_how_to_run_it_alone_while_the_others_finish(held: Copy) -> None:
     entries = {"failing": purifier("failing.py"), "free_9": purifier("held.py", hold=False, strength=0.9)}
-    held.configure(smallest("results/stopped", **entries))
+    held.configure(configuration(**entries))
     targets = [f"results/stopped/purified/{name}.parquet" for name in entries]
     with held.start(*targets, cores=1) as run:
         assert run.end() != 0
