@@ -143,7 +143,6 @@ def rows_of(folder: Path) -> Rows:
     return Rows(
         named,
         {
-            "evaluation": {"resamples": 50},
             "seed": 0,
             "reliability": {},
             "anomaly": {"zeros": SETTINGS},

@@ -121,7 +121,7 @@ def settings_of(case: Case) -> dict[str, Any]:
     sweep = list(SWEEP[: case.purifiers])
     names = [*sweep, *CONTROLS]
     settings["purifiers"] = {name: settings["purifiers"][name] for name in names}
-    settings["evaluation"].update(images=case.images, worst_of=2, votes=3, vote_subsets=2, resamples=20)
+    settings["evaluation"].update(images=case.images, worst_of=2, votes=3, vote_subsets=2)
     settings["run"].update(
         sweep=sweep,
         controls=list(CONTROLS),

@@ -38,7 +38,7 @@ def settings() -> dict[str, Any]:
         "purifiers": purifiers,
         "denoisers": {"unet": {"kind": "unet"}, "addt": {"kind": "finetuned"}},
         "fit": {"level": 0.9},
-        "evaluation": {"worst_of": 2, "votes": 3, "vote_subsets": 4, "resamples": 200},
+        "evaluation": {"worst_of": 2, "votes": 3, "vote_subsets": 4},
         "run": {
             "headline": "p1",
             "sweep": [*RATES, "tuned", "guided"],

@@ -19,7 +19,6 @@ SETTINGS: dict[str, Any] = {
     "base_attack": "fixed",
     "attacks": {name: {"knowledge": known, "gradient": "replay", "draws": 1} for name, known in KNOWLEDGE.items()},
     "run": {"headline": "a", "ladder": ["adjoint", "one_draw", "eot", "semi", "fixed"]},
-    "evaluation": {"resamples": 300},
 }
 RIGHT = {"clean": 57, "random": 54, "transfer": 50, "adjoint": 48, "one_draw": 36, "eot": 30, "semi": 24, "fixed": 12}
 

@@ -20,7 +20,7 @@ SETTINGS: dict[str, Any] = {
     "threat": {"norm": "linf", "epsilon": 0.1},
     "attacks": ATTACKS,
     "run": {"headline": "a", "sweep": ["a", "b"], "varied": ["a"], "comparison": {}},
-    "evaluation": {"worst_of": 2, "votes": 3, "vote_subsets": 4, "resamples": 200},
+    "evaluation": {"worst_of": 2, "votes": 3, "vote_subsets": 4},
 }
 
 

@@ -93,7 +93,7 @@ CHANGES: dict[str, tuple[Callable[[Clone], None], set[str]]] = {
         CLASSIFIED,
     ),
     "S2 parameter in the middle": config("one purifier"),
-    "S3 parameter at the end": config("bootstrap"),
+    "S3 parameter at the end": config("subsets of votes"),
     "S3 one more grid value": config("one more purifier"),
     "S4 stage script": code("stage of one measurement"),
     "S5 library module": code("library module of one measurement"),

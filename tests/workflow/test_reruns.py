@@ -164,7 +164,7 @@ CONFIG: dict[str, tuple[dict[str, Any], set[str]]] = {
     "purifier that does not run": ({"purifiers": {"ddpm_300": {"steps": 7}}}, set()),
     "attack that does not run": ({"attacks": {"other": OTHER_ATTACK}}, set()),
     "memory of the gradient": ({"memory_bytes": 1.0e6}, set()),
-    "bootstrap": ({"evaluation": {"resamples": 50}}, CONCLUDED),
+    "subsets of votes": ({"evaluation": {"vote_subsets": 3}}, CONCLUDED),
     "samples of one measurement": (
         {"randomness": {"samples": 5}},
         of("measure_randomness", RANDOMNESS) | CONCLUDED,

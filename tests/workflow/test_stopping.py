@@ -43,13 +43,8 @@ def purifier(path: str, **params: Any) -> dict[str, Any]:
     return {"kind": "python", "path": path, "factory": "make_purifier", "params": params}
 
 
-def configuration(**purifiers: dict[str, Any]) -> dict[str, Any]:
-    """The smallest run with these controls, attacked with plain PGD."""
-    return {**smallest("results/stopped", **purifiers), "base_attack": "fixed"}
-
-
 def adversarial(name: str) -> str:
-    return f"results/stopped/adversarial/fixed/{name}.safetensors"
+    return f"results/stopped/adversarial/strong/{name}.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +55,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     (copy.folder / "held.py").write_text(HELD)
     (copy.folder / "failing.py").write_text(FAILING)
     free = {f"free_{strength}": purifier("held.py", hold=False, strength=strength / 10) for strength in (9, 5)}
-    copy.configure(configuration(**free))
+    copy.configure(smallest("results/stopped", **free))
     copy.finish(*map(adversarial, free))
     return copy
 
@@ -77,7 +72,7 @@ def held(copy: Copy) -> Copy:
         "held": purifier("held.py", hold=True, strength=0.9),
         "free_9": purifier("held.py", hold=False, strength=0.9),
     }
-    copy.configure(configuration(**entries))
+    copy.configure(smallest("results/stopped", **entries))
     (copy.folder / "hold").touch()
     for path in (copy.folder / "held", copy.folder / adversarial("held")):
         path.unlink(missing_ok=True)
@@ -96,7 +91,7 @@ def test_a_second_run_is_refused_and_a_killed_attack_resumes_in_the_middle(held:
     assert not (held.folder / adversarial("held")).exists()
     (held.folder / "hold").unlink()
     held.finish(adversarial("held"))
-    assert "attack: resuming at" in (held.results / "logs/attack_images/fixed/held.log").read_text()
+    assert "attack: resuming at" in (held.results / "logs/attack_images/strong/held.log").read_text()
     assert (held.folder / adversarial("held")).read_bytes() == (held.folder / adversarial("free_9")).read_bytes()
     assert list((held.results / "journal").rglob("state")) == []
 
@@ -105,9 +100,9 @@ def test_a_journal_of_other_settings_is_not_resumed(held: Copy) -> None:
     with held.start(adversarial("held")) as run:
         hold(held, run)
         run.kill()
-    held.configure(configuration(held=purifier("held.py", hold=False, strength=0.5)))
+    held.configure(smallest("results/stopped", held=purifier("held.py", hold=False, strength=0.5)))
     held.finish(adversarial("held"))
-    assert "ignoring" in (held.results / "logs/attack_images/fixed/held.log").read_text()
+    assert "ignoring" in (held.results / "logs/attack_images/strong/held.log").read_text()
     assert (held.folder / adversarial("held")).read_bytes() == (held.folder / adversarial("free_5")).read_bytes()
 
 
@@ -118,7 +113,7 @@ def test_a_job_left_behind_by_a_killed_snakemake_does_not_spoil_the_next_run(hel
         os.kill(run.process.pid, signal.SIGKILL)
         run.process.wait()
         assert run.alive()
-        held.configure(configuration(held=purifier("held.py", hold=False, strength=0.5)))
+        held.configure(smallest("results/stopped", held=purifier("held.py", hold=False, strength=0.5)))
         with held.start(adversarial("held"), name="second") as second:
             assert second.wait_for(lambda: "waiting for another process" in second.text()), second.text()[-3000:]
             (held.folder / "hold").unlink()
@@ -155,7 +150,7 @@ def messages(text: str) -> set[str]:
 
 def test_a_failed_job_says_why_and_how_to_run_it_alone_while_the_others_finish(held: Copy) -> None:
     entries = {"failing": purifier("failing.py"), "free_9": purifier("held.py", hold=False, strength=0.9)}
-    held.configure(configuration(**entries))
+    held.configure(smallest("results/stopped", **entries))
     targets = [f"results/stopped/purified/{name}.parquet" for name in entries]
     with held.start(*targets, cores=1) as run:
         assert run.end() != 0
@@ -167,9 +162,9 @@ def test_a_failed_job_says_why_and_how_to_run_it_alone_while_the_others_finish(h
     _, *arguments = shlex.split(command.group(1))
     with held.launch([str(SNAKEMAKE), *arguments], "alone") as alone:
         assert alone.end() != 0
-    assert messages(alone.text()) == {"Attacking failing with fixed"}
+    assert messages(alone.text()) == {"Attacking failing with strong"}
     (held.folder / "failing.py").write_text(REPAIRED)
     assert messages(held.finish(*targets)) == {
-        "Attacking failing with fixed",
+        "Attacking failing with strong",
         "Purifying with failing under fixed and varied randomness",
     }
