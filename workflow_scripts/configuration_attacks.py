@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from workflow_scripts.configuration_schema import shown
+from workflow_scripts.configuration_sequences import attacks_of_the_run
 
 CLASSES = {"digits": 10}  # of data sets whose settings do not say
 RANKED = {"dlr": 3, "targeted_dlr": 4}  # classes that a loss ranks
@@ -69,15 +70,6 @@ def _class_problems(entry: Entry, classes: float) -> Iterator[tuple[str, str]]:
     else:
         instead = "targeted_margin" if entry["loss"].startswith("targeted") else "margin"
         yield "loss", f"expected one for {classes} classes, got {entry['loss']!r}, which ranks {ranked} — use {instead}"
-
-
-def _attacks_of_the_run(config: Mapping[str, Any]) -> set[str]:
-    """Names of the attacks that are run, the stages of sequences among them."""
-    roles = [config[f"{role}_attack"] for role in ("base", "challenge", "adequacy", "transfer")]
-    variations = [variation["attack"] for variation in config["attack_adequacy"]["variations"]]
-    named = [*roles, *config["run"]["attacks"], *config["run"]["ladder"], *variations]
-    stages = [stage for name in named for stage in config["attacks"][name].get("stages", [])]
-    return {*named, *stages}
 
 
 def _radius_problems(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -164,7 +156,7 @@ def attack_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """One sentence per contradiction inside an attack; names are known to exist."""
     dataset = config["datasets"][config["dataset"]]
     classes = dataset.get("classes") or CLASSES.get(dataset["kind"], math.inf)
-    chosen = _attacks_of_the_run(config)
+    chosen = attacks_of_the_run(config)
     for name, entry in config["attacks"].items():
         found = [*_randomness_problems(entry), *_target_problems(entry), *_knowledge_of(entry)]
         found += [*reach_problems(entry), *_radius_problems(entry)]

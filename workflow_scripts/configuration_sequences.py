@@ -8,6 +8,28 @@ from typing import Any
 Entry = Mapping[str, Any]
 
 
+def attacks_of_the_run(config: Mapping[str, Any]) -> set[str]:
+    """Names of the attacks that are run, the stages of sequences and those they go on after among them."""
+    attacks = config["attacks"]
+    roles = [config[f"{role}_attack"] for role in ("base", "challenge", "adequacy", "transfer")]
+    variations = [variation["attack"] for variation in config["attack_adequacy"]["variations"]]
+    named = {*roles, *config["run"]["attacks"], *config["run"]["ladder"], *variations}
+    for name in list(named):
+        named |= _earlier(attacks, name)
+    stages = {stage for name in named for stage in attacks[name].get("stages", [])}
+    return named | stages
+
+
+def _earlier(attacks: Mapping[str, Entry], name: str) -> set[str]:
+    """Attacks that one goes on after, at whatever distance."""
+    found: set[str] = set()
+    at = attacks[name].get("after")
+    while at is not None and at not in found:
+        found.add(at)
+        at = attacks[at].get("after")
+    return found
+
+
 def attack_references(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(key, name of an attack that an entry of `attacks` holds)."""
     for name, entry in config["attacks"].items():
@@ -46,26 +68,17 @@ def _threat(config: Mapping[str, Any], entry: Entry) -> Any:
     return entry.get("threat", config["threat"])
 
 
-def _is_circular(attacks: Mapping[str, Entry], name: str) -> bool:
-    """Whether an attack comes after itself, at whatever distance."""
-    seen, at = {name}, attacks[name].get("after")
-    while at is not None and at not in seen:
-        seen.add(at)
-        at = attacks[at].get("after")
-    return at == name
-
-
 def _after_problems(config: Mapping[str, Any], name: str, entry: Entry) -> Iterator[str]:
     attacks, key = config["attacks"], f"attacks.{name}.after"
     earlier = attacks[entry["after"]]
-    if _is_circular(attacks, name):
+    if name in _earlier(attacks, name):
         yield f"{key}: expected an attack that does not come after {name!r}, got {entry['after']!r} — remove one"
     if name == config["base_attack"]:
         yield f"{key}: expected none for the base attack, got {entry['after']!r} — it is measured alone, remove it"
     for attack, known in ((name, entry["knowledge"]), (entry["after"], earlier["knowledge"])):
         if known != "both":
             yield f"{key}: expected two attacks with knowledge both, got {attack!r} with {known} — remove the key"
-    if earlier["images"] < entry["images"]:
+    if name in attacks_of_the_run(config) and earlier["images"] < entry["images"]:
         had = f"got {entry['after']!r} on {earlier['images']}"
         yield f"{key}: expected an attack on at least {entry['images']} images, {had} — lower attacks.{name}.images"
     if _threat(config, earlier) != _threat(config, entry):
