@@ -14,6 +14,7 @@ from purification.sources import source_files
 from workflow_scripts.cluster import refusals
 from workflow_scripts.code_digest import Project
 from workflow_scripts.configuration import problems
+from workflow_scripts.configuration_sequences import attacks_of_the_run
 from workflow_scripts.devices import device_problems
 from workflow_scripts.index_list_problems import list_files
 from workflow_scripts.input_files import (
@@ -303,19 +304,18 @@ def rows_of(kind):
     return [f"{RESULTS}/{FOLDERS.get(kind, kind)}/{name}.parquet" for name in MEASURED[kind]]
 
 
-CONFIGURED = [config[f"{kind}_attack"] for kind in ("base", "challenge", "adequacy", "transfer")]
 PLACES = ("results", "device", "memory_bytes", "shards")  # settings of where and how a run is done
 
 
 def report_settings():
     """Configuration that tables, figures and claims read: nothing about places, machines or entries that do not run."""
     settings = {key: value for key, value in config.items() if key not in PLACES}
-    attacks = [*CONFIGURED, *config["run"]["attacks"]]
-    stages = [stage for name in attacks for stage in config["attacks"][name].get("stages", [])]
+    attacks = attacks_of_the_run(config)
     settings["purifiers"] = {name: config["purifiers"][name] for name in EVALUATED}
     settings["classifiers"], settings["index_lists"] = {config["classifier"]: CHOSEN}, EVALUATED_LIST
     settings["anomaly"] = {name: config["anomaly"][name] for name in config["run"]["anomaly"]}
-    return {**settings, "attacks": {name: config["attacks"][name] for name in [*attacks, *stages]}}
+    settings["attacks"] = {name: entry for name, entry in config["attacks"].items() if name in attacks}
+    return settings
 
 
 def detector_training(detector):
