@@ -100,11 +100,14 @@ def audit_gradients(
 
 
 def loaded(entry: Mapping[str, Any], inputs: Any, dataset: Dataset, settings: Mapping[str, Any]) -> Twins:
-    """The defence in float32, in the attack's batches, and in float64, in batches of its own."""
+    """The defence in float32, in the attack's batches, and in float64, in batches of its own; a user's also unused."""
     single = load_defence(entry, inputs, dataset, settings, dtype=torch.float32)
     double = load_defence(entry, inputs, dataset, settings, dtype=torch.float64)
     size = min(settings["gradient_batch_size"], settings["images"])
-    return Twins(single, replace(double, batch_size=size, gradient_batch_size=size))
+    twins = Twins(single, replace(double, batch_size=size, gradient_batch_size=size))
+    if "python" not in (entry["kind"], settings["classifier"]["kind"]):
+        return twins
+    return replace(twins, unused=load_defence(entry, inputs, dataset, settings, dtype=torch.float32))
 
 
 def seen_by(

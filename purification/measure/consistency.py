@@ -17,6 +17,7 @@ from purification.measure.audit import (
     Followed,
     Sample,
     largest,
+    random_point,
     slope_of,
 )
 from purification.measure.masks import masked_share
@@ -48,6 +49,18 @@ def repeat_difference(defence: Defence, sample: Sample) -> Tensor:
     first = defence.purify(sample.images, sample.ids, sample.source, 0)
     second = defence.purify(sample.images, sample.ids, sample.source, 0)
     return largest(first - second)
+
+
+def memory_difference(used: Defence, unused: Defence, sample: Sample, threat: ThreatModel) -> Tensor:
+    """Largest difference (n,) of purified images and logits between a defence that has seen these and one that has not.
+
+    Of points in the ball around the images: one that remembers images answers for them with what it has kept.
+    """
+    used.purify(sample.images, sample.ids, sample.source, 0)
+    near = random_point(sample, threat)
+    first, again = (defence.purify(near.images, near.ids, near.source, 0) for defence in (unused, used))
+    judged = largest(unused.logits(first) - used.logits(again))
+    return torch.maximum(largest(first - again), judged)
 
 
 def batch_difference(defence: Defence, sample: Sample, alone: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from purification.defence import Defence
 from purification.errors import NoDerivative
 from purification.measure.audit import Followed, Sample, audit_attack, fault_of_double, first_image, slope_of
-from purification.measure.consistency import Options, audit_derivative, audit_purifier
+from purification.measure.consistency import Options, audit_derivative, audit_purifier, memory_difference
 from purification.threat import ThreatModel
 
 ALONE = 2  # images that are also purified in a batch of their own
@@ -26,10 +26,14 @@ OF_ATTACK = (
 
 @dataclass(frozen=True)
 class Twins:
-    """A defence as it is attacked, and the same in float64."""
+    """A defence as it is attacked, and the same in float64.
+
+    unused  the first made anew, which no image has gone through; None where nothing of it can keep anything
+    """
 
     single: Defence
     double: Defence
+    unused: Defence | None = None
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,14 @@ def purifier_columns(twins: Twins, sample: Sample, options: Options, alone: int,
     """
     columns = audit_purifier(twins.single, sample, alone)
     if reasons.no_derivative:
-        return columns | _unknown(OF_DERIVATIVE, sample)
-    exact = None if reasons.no_double else twins.double
-    return columns | audit_derivative(twins.single, exact, sample, options)
+        columns |= _unknown(OF_DERIVATIVE, sample)
+    else:
+        exact = None if reasons.no_double else twins.double
+        columns |= audit_derivative(twins.single, exact, sample, options)
+    if twins.unused is not None:
+        kept = memory_difference(twins.single, twins.unused, sample, options.threat)
+        columns["repeat_difference"] = torch.maximum(columns["repeat_difference"], kept)
+    return columns
 
 
 def attack_columns(

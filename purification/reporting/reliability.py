@@ -60,7 +60,7 @@ class Check:
 
 # The purifier is no function of an image and its noise: whatever else is seen follows from that.
 CAUSES = {
-    "repeat_difference": Check("the same noise gives different results", derivative=False),
+    "repeat_difference": Check("the same image and noise give different results", derivative=False),
     "batch_difference": Check("its result depends on the other images of the batch", derivative=False),
     "recorded_difference": Check("it is another function while gradients are recorded"),
     "gradient_repeat": Check("the same gradient taken twice differs"),

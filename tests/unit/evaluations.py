@@ -122,7 +122,7 @@ class Laboratory:
         output = self.folder / "audit.parquet"
         images = min(self.images, CONFIG["audit"]["images"])
         double = replace(self.defence(make, torch.float64), batch_size=images, gradient_batch_size=images)
-        twins = Twins(self.defence(make), double)
+        twins = Twins(self.defence(make), double, self.defence(make))
         attacks = {name: attack_entry(name, self.images, epsilon) for name in (BASE, CHALLENGE)}
         settings = {**self.settings(epsilon), **CONFIG["audit"], "images": images}
         seen = dict.fromkeys(attacks, twins)

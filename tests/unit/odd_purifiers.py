@@ -182,6 +182,23 @@ class _GlobalNoise:
         return x + 0.2 * torch.randn(x.shape, generator=self.generator, dtype=x.dtype)
 
 
+class _Memory:
+    """An image near one that came before gives what that one gave, but for 5 % of its own."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(self, x: Tensor, noise: Any) -> Tensor:
+        return torch.stack([0.95 * self._kept(image.detach()) + 0.05 * image for image in x])
+
+    def _kept(self, image: Tensor) -> Tensor:
+        for known in self.seen:
+            if float((known - image).abs().max()) < 0.21:
+                return known.to(image.dtype)
+        self.seen.append(image)
+        return image
+
+
 HIDING: dict[str, Callable[[], Purify]] = {
     **{
         each.__name__: lambda each=each: each
@@ -216,6 +233,7 @@ HIDING: dict[str, Callable[[], Purify]] = {
     },
     "call_counter": _Counter,
     "global_noise": _GlobalNoise,
+    "memory": _Memory,
 }
 
 

@@ -217,6 +217,34 @@ def test_hidden_randomness_shows_in_the_repetition(audited: Audit) -> None:
     assert float(row["repeat_difference"].min()) > 0.1
 
 
+def test_what_is_remembered_shows_beside_a_defence_that_has_seen_nothing(sample: Sample, classifier: Any) -> None:
+    """Of a purifier and of a classifier; nothing shows where neither keeps anything."""
+
+    def remembering() -> Callable[[Tensor], Tensor]:
+        seen: list[Tensor] = []
+
+        def answer(x: Tensor) -> Tensor:
+            seen.append(x.detach())
+            return seen[0][: len(x)] + 0.05 * x
+
+        return answer
+
+    def forgetful(x: Tensor) -> Tensor:
+        return 1.05 * x
+
+    def made(purify: Callable[[Tensor], Tensor], judge: Callable[[Tensor], Tensor]) -> Defence:
+        return Defence(FunctionPurifier(lambda x, noise: purify(x)), lambda x: classifier(judge(x)), batch_size=5)
+
+    def difference(purify: Callable[[], Any], judge: Callable[[], Any]) -> float:
+        used, unused = made(purify(), judge()), made(purify(), judge())
+        row = columns_of(Twins(used, used, unused), sample)
+        return float(row["repeat_difference"].max())
+
+    assert difference(lambda: forgetful, lambda: forgetful) == 0
+    assert difference(remembering, lambda: forgetful) > 0.01
+    assert difference(lambda: forgetful, remembering) > 0.01
+
+
 def test_company_shows_in_the_batch_difference(audited: Audit) -> None:
     assert worst(audited(lambda x: x - x.mean(dim=0, keepdim=True)), "batch_difference") > 0.01
     assert worst(audited(lambda x: x + 0.1 * (len(x) > 1)), "batch_difference") == pytest.approx(0.1, abs=1e-6)

@@ -90,7 +90,8 @@ def test_the_nearest_image_is_marked_for_its_beaten_base_attack_alone(
 REASONS = {
     "neighbours_mixed": "its result depends on the other images of the batch",
     "batch_statistics": "its result depends on the other images of the batch",
-    "global_noise": "the same noise gives different results",
+    "global_noise": "the same image and noise give different results",
+    "memory": "the same image and noise give different results",
     "blurred_while_recorded": "it is another function while gradients are recorded",
     "blurred_when_differentiated": "it is another function while gradients are recorded",
     "other_noise_while_recorded": "it is another function while gradients are recorded",

@@ -113,6 +113,17 @@ def test_a_module_beside_the_file_is_imported_also_later(tmp_path: Path) -> None
     assert torch.equal(call(tmp_path / "mine.py", images), 2 * images)
 
 
+def test_the_file_and_what_is_beside_it_are_imported_anew(tmp_path: Path) -> None:
+    """What one purifier keeps there, the next does not know."""
+    counting = "def count():\n    calls.append(1)\n    return len(calls)\n"
+    text = f"import kept\nfrom box import inner\n{FACTORY}images * kept.count() * inner.count()\n"
+    write(tmp_path, mine=text, kept=f"calls = []\n{counting}", box__init="", box__inner=f"calls = []\n{counting}")
+    (tmp_path / "box" / "init.py").rename(tmp_path / "box" / "__init__.py")
+    images = torch.rand(2, *SHAPE)
+    for _ in range(2):
+        assert torch.equal(call(tmp_path / "mine.py", images), images)
+
+
 def test_two_folders_with_modules_of_one_name_are_refused(tmp_path: Path) -> None:
     text = f"from layers import scale\n{FACTORY}scale * images\n"
     one = write(tmp_path / "one", mine=text, layers="scale = 2\n")

@@ -46,7 +46,7 @@ def test_a_good_audit_says_nothing() -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
-    "one repeated image differs": ({"repeat_difference": 1e-9}, 1, "the same noise gives different results"),
+    "one repeated image differs": ({"repeat_difference": 1e-9}, 1, "the same image and noise give different results"),
     "company": ({"batch_difference": 0.01}, 1, "its result depends on the other images of the batch"),
     "recorded": ({"recorded_difference": 0.01}, 1, "it is another function while gradients are recorded"),
     "twice": ({"gradient_repeat": 0.01}, 1, "the same gradient taken twice differs"),
