@@ -23,7 +23,6 @@ GROUPS = {
     "honest": "deterministic, honest",
     "masking": "deterministic, masking",
 }
-SUSPECT = ("faulty", "masking")  # groups that must be marked, or reported right
 MAIN = {
     "randomised": "avg",
     "faulty": "avg",

@@ -14,7 +14,7 @@ NO_ATTACK = ("clean", "random")
 UNATTACKED = ("A0", "A3", "A4", "A5", "A6", "A7", "A8")  # claims without an attack and without a derivative
 ON_TRANSFER = ("A1", "A2")
 ON_SWEEP = ("A12", "A13", "A14", "A15")
-ON_ATTACKS = {"A11": "eot", "A16": "bpda"}  # claims about an attack beside the base attack
+ON_ATTACKS = {"A11": "eot", "A16": "bpda"}  # claims that compare an attack with the plain one
 
 Relied = str | tuple[str, str]  # a purifier, under its base attack, or a purifier and another attack
 
@@ -42,7 +42,8 @@ def _claimed(rows: Rows, row: Mapping[str, Any]) -> list[Relied]:
         return ["identity"]
     if claim in ON_SWEEP:
         return [*run["sweep"], "identity"]
-    return [rows.headline, (rows.headline, ON_ATTACKS.get(claim, rows.base_attack))]
+    compared = [ON_ATTACKS[claim], rows.plain_attack] if claim in ON_ATTACKS else [rows.base_attack]
+    return [rows.headline, *((rows.headline, attack) for attack in compared)]
 
 
 def _of_attack(rows: Rows, row: Mapping[str, Any]) -> list[Relied]:

@@ -26,7 +26,7 @@ KINDS = (
 WORST_KNOWN = "worst_known"  # attack and column of labels of what all attacks together leave
 NOT_MEASURED = "not_measured"  # column and frame of why rows hold no measurement
 WRONG = -1  # label of nothing
-PLAIN = "fixed"  # attack with known noise and exact gradients, otherwise like eot and bpda
+PLAIN = "fixed"  # attack with known noise and exact gradients, of which eot and bpda are variants
 # Columns that tell the variations of attacks apart, of each of the two kinds of rows that vary them.
 STRENGTH = ["steps"]
 ADEQUACY = ["attack", "steps", "random_start", "restarts", "draws"]
@@ -217,7 +217,7 @@ class Rows:
 
     @property
     def plain_attack(self) -> str:
-        """The attack on the headline that differs from `eot` and `bpda` in one thing each; else the base attack."""
+        """The attack on the headline of which `eot` and `bpda` are variants; else the base attack."""
         was_run = "purified" in self.frames and PLAIN in self.attacks_on(self.headline)
         return PLAIN if was_run else self.base_attack
 
