@@ -46,6 +46,7 @@ class Check:
     meaning    what is wrong with a purifier beyond the limit
     statistic  of the column over the images
     at_least   whether the limit is the smallest good value instead of the largest
+    ratio      whether 1 is the best value: its inverse may be no smaller than the limit either
     derivative whether it needs a derivative;  exact: whether it says nothing about an approximate gradient
     double     whether it needs float64
     """
@@ -53,6 +54,7 @@ class Check:
     meaning: str
     statistic: Callable[[pd.Series, Limits], float] = _worst
     at_least: bool = False
+    ratio: bool = False
     derivative: bool = True
     exact: bool = False
     double: bool = False
@@ -78,7 +80,13 @@ HINTS = {
     "linearity": Check(
         "the gradient does not foresee what a quarter of the budget changes", _mean, at_least=True, exact=True
     ),
-    "foreseen": Check("the loss jumps farther than the gradient foresees", _median, at_least=True, exact=True),
+    "foreseen": Check(
+        "along the gradient the loss changes far more or far less than the gradient foresees",
+        _median,
+        at_least=True,
+        ratio=True,
+        exact=True,
+    ),
 }
 # A reason to look for a better attack, and no more: many good purifiers clamp.
 NOTES = {"masked": Check("clamping or rounding stops the gradient", _mean, exact=True)}
@@ -129,7 +137,10 @@ def _within(name: str, value: float, limits: Limits) -> bool:
     """Whether a check holds; what was not measured is not wrong."""
     if math.isnan(value):
         return True
-    return value >= limits[name] if CHECKS[name].at_least else value <= limits[name]
+    limit, check = limits[name], CHECKS[name]
+    if check.ratio:
+        return limit <= value and value * limit <= 1.0
+    return value >= limit if check.at_least else value <= limit
 
 
 def _unmeasured(frame: pd.DataFrame, seen: Mapping[str, float], asked: Mapping[str, Check]) -> tuple[str, ...]:

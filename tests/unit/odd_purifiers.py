@@ -47,6 +47,11 @@ def steeper_tanh(x: Tensor, noise: Any) -> Tensor:
     return 0.5 + 0.5 * torch.tanh(400 * (x - 0.5))
 
 
+def ripple(x: Tensor, noise: Any) -> Tensor:
+    """Smooth at a quarter of the budget, and turning back within it."""
+    return x + 0.04 * torch.sin(100 * x)
+
+
 def rounding_at_twice_the_size(x: Tensor, noise: Any) -> Tensor:
     larger = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
     return F.avg_pool2d(_levels(larger), 2) - 0.05 * x
@@ -207,6 +212,7 @@ HIDING: dict[str, Callable[[], Purify]] = {
             leaking_levels,
             steep_tanh,
             steeper_tanh,
+            ripple,
             rounding_at_twice_the_size,
             rounding_detached,
             rounding,
@@ -288,6 +294,10 @@ def sixteen_bits(x: Tensor, noise: Any) -> Tensor:
     return x.half().to(x.dtype)
 
 
+def brain_floats(x: Tensor, noise: Any) -> Tensor:
+    return x.bfloat16().to(x.dtype)
+
+
 def float32_only(x: Tensor, noise: Any) -> Tensor:
     if x.dtype != torch.float32:
         raise ValueError("expected float32")
@@ -335,6 +345,7 @@ HONEST: dict[str, Callable[[], Purify]] = {
             blur,
             own_contrast,
             sixteen_bits,
+            brain_floats,
             float32_only,
             noisy,
             declared_levels,
@@ -344,7 +355,7 @@ HONEST: dict[str, Callable[[], Purify]] = {
     "nearest_image": _Nearest,
 }
 DECLARED = ("declared_levels",)  # their entries say derivative: approximate
-STEEP_BUDGET = {"steep_tanh": 0.3, "steeper_tanh": 0.3}  # budgets at which these hide
+BUDGETS = {"steep_tanh": 0.3, "steeper_tanh": 0.3, "ripple": 0.05}  # budgets at which these hide
 
 
 def make_purifier(*, params: dict[str, Any], image_shape: tuple[int, int, int], device: torch.device) -> Purify:

@@ -194,8 +194,9 @@ def test_a_detached_part_shows_in_the_finite_difference(audited: Audit) -> None:
     assert float(row["finite_difference"].min()) > 1
 
 
-def test_sixteen_bits_inside_are_no_wrong_gradient(audited: Audit) -> None:
-    row = audited(lambda x: x.half().to(x.dtype).square())
+@pytest.mark.parametrize("inside", [torch.float16, torch.bfloat16], ids=str)
+def test_sixteen_bits_inside_are_no_wrong_gradient(audited: Audit, inside: torch.dtype) -> None:
+    row = audited(lambda x: x.to(inside).to(x.dtype).square())
     assert worst(row, "finite_difference") < 1
 
 

@@ -11,7 +11,7 @@ import odd_purifiers
 import pytest
 import torch
 from evaluations import Evaluation, Laboratory
-from odd_purifiers import DECLARED, HIDING, HONEST, STEEP_BUDGET
+from odd_purifiers import BUDGETS, DECLARED, HIDING, HONEST
 from torch import Tensor, nn
 from trained_networks import SHAPE, digit_classifier, digits
 
@@ -57,7 +57,7 @@ def transferred(laboratory: Laboratory) -> Callable[[float], Path]:
 
 
 def evaluated(laboratory: Laboratory, transferred: Callable[[float], Path], name: str) -> Evaluation:
-    epsilon = STEEP_BUDGET.get(name, BUDGET)
+    epsilon = BUDGETS.get(name, BUDGET)
     return laboratory.evaluate(partial(odd, name), transferred(epsilon), epsilon, approximate=name in DECLARED)
 
 
@@ -71,7 +71,7 @@ def is_told(laboratory: Laboratory, make: Make, found: Evaluation, epsilon: floa
 @pytest.mark.parametrize("name", HIDING)
 def test_what_hides_is_marked_or_known(laboratory: Laboratory, transferred: Callable[[float], Path], name: str) -> None:
     found = evaluated(laboratory, transferred, name)
-    assert is_told(laboratory, partial(odd, name), found, STEEP_BUDGET.get(name, BUDGET)), found.known.worst.mean()
+    assert is_told(laboratory, partial(odd, name), found, BUDGETS.get(name, BUDGET)), found.known.worst.mean()
 
 
 @pytest.mark.parametrize("name", [name for name in HONEST if name != "nearest_image"])

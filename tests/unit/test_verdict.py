@@ -64,10 +64,13 @@ def test_a_check_beyond_its_limit_says_what_is_wrong(name: str) -> None:
     assert examined(audited(bad=bad - 1, **columns)).wrong == ()
 
 
+FAR = "along the gradient the loss changes far more or far less than the gradient foresees"
 HINTS: dict[str, tuple[dict[str, Any], int, str]] = {
     "zero": ({"zero_gradient": 1.0}, 2, "the gradient vanishes where the loss changes"),
     "linearity": ({"linearity": -0.3}, 16, "the gradient does not foresee what a quarter of the budget changes"),
-    "jumps": ({"foreseen": 0.05}, 16, "the loss jumps farther than the gradient foresees"),
+    "jumps": ({"foreseen": 0.05}, 16, FAR),
+    "turns back": ({"foreseen": 5.0}, 16, FAR),
+    "does not move": ({"foreseen": math.inf}, 15, FAR),
 }
 
 
