@@ -103,6 +103,7 @@ class Examination:
     hints        reasons to doubt an accuracy that is not near zero
     notes        reasons to look for a better attack
     unmeasured   what could not be measured, and why
+    flat         share of the images around which no random change of up to the budget changes the margin
     """
 
     images: int
@@ -111,6 +112,7 @@ class Examination:
     hints: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unmeasured: tuple[str, ...] = ()
+    flat: float = 0.0
 
 
 def _reason(frame: pd.DataFrame, column: str) -> str:
@@ -158,6 +160,13 @@ def _unmeasured(frame: pd.DataFrame, seen: Mapping[str, float], asked: Mapping[s
     return tuple(found)
 
 
+def _flat_share(frame: pd.DataFrame, worst: pd.DataFrame) -> float:
+    """0 where a purifier has no derivative, since nothing was measured there."""
+    if _reason(frame, "no_derivative"):
+        return 0.0
+    return float((worst.linearity.isna() & worst.linearity_budget.isna()).mean())
+
+
 def examine(frame: pd.DataFrame, limits: Limits, *, approximate: bool = False) -> Examination:
     """The verdict of an audit.
 
@@ -183,6 +192,7 @@ def examine(frame: pd.DataFrame, limits: Limits, *, approximate: bool = False) -
         hints=() if causes else tuple(CHECKS[name].meaning for name in failed if name in HINTS),
         notes=() if causes else tuple(CHECKS[name].meaning for name in failed if name in NOTES),
         unmeasured=() if causes else _unmeasured(frame, seen, asked),
+        flat=_flat_share(frame, worst),
     )
 
 

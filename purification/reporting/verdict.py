@@ -14,6 +14,7 @@ UNASKED = ("clean", "random", "transfer")  # rows that no attack on the purifier
 BEATEN = "other attacks break {points:.1f} points more than its base attack (on {n} images)"
 UNMOVED = "the attack left {points:.1f} % of the images where they were although the loss changes"
 OTHERWISE = "{points:.1f} % of the images were judged otherwise than the attack saw them"
+FLAT = "around {points:.0f} % of the images the margin is the same everywhere: no attack had anything to follow"
 NO_EVIDENCE = "{meaning}, and no other attack was run on it"
 
 
@@ -63,6 +64,14 @@ def evidence(
     return tuple(wrong), tuple(doubts)
 
 
+def flatness(examination: Examination, frame: pd.DataFrame, limits: Limits) -> tuple[str, ...]:
+    """A doubt where attacks had nothing to follow; none where every image is predicted as the same class anyway."""
+    constant = frame.fixed[frame.attack.isin(UNASKED)].nunique() <= 1
+    if constant or examination.flat <= limits["flat"]:
+        return ()
+    return (FLAT.format(points=100 * examination.flat),)
+
+
 def judge_purifier(
     examination: Examination | None, frame: pd.DataFrame, known: Known, limits: Limits, *, base: str, norm: str
 ) -> Verdict:
@@ -81,7 +90,7 @@ def judge_purifier(
     why = [*examination.wrong, *wrong]
     notes: list[str] = []
     at_stake = accuracy(known.worst).value > limits["beaten"]
-    for reason in (*examination.hints, *doubts):
+    for reason in (*examination.hints, *doubts, *flatness(examination, frame, limits)):
         (why if at_stake else notes).append(reason)
     challenged = any(name not in UNASKED for name in known.broken)
     for reason in examination.notes:

@@ -211,5 +211,5 @@ def test_a_figure_marks_the_unreliable_purifiers_it_shows(good: Rows, extras: Ex
 
 
 def test_every_check_has_a_limit(good: Rows) -> None:
-    others = {"exceptions", "judged_otherwise", "unmoved", "beaten"}
+    others = {"exceptions", "flat", "judged_otherwise", "unmoved", "beaten"}
     assert set(good.settings["reliability"]) - others == set(CHECKS) <= set(good.frames["audit"])

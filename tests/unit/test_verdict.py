@@ -144,17 +144,21 @@ def judged(
     unmoved: int = 0,
     response: float = 0.1,
     otherwise: int = 0,
+    classes: int = 2,
 ) -> Verdict:
     """Verdict where the base attack leaves the first `base` of `images`, and a challenge the first `challenged`.
 
     unmoved    first images that the base attack leaves where they are
     otherwise  images that the attack saw as broken although they are judged right
+    classes    that are predicted without an attack on the purifier
     """
     counts = {"base": base, "random": images, "transfer": images, "challenge": challenged}
     parts = []
     for attack, right in counts.items():
         if right is not None:
             labels = [3 if number < right else 5 for number in range(images)]
+            if attack == "random" and classes == 2:
+                labels[-1] = 5
             columns = {"label": 3, "fixed": labels, "size_linf": 0.1, "own_accuracy": math.nan, "response": response}
             parts.append(pd.DataFrame({"attack": attack, "image": range(images), **columns}))
     frame = pd.concat(parts, ignore_index=True)
@@ -167,6 +171,18 @@ def judged(
 
 
 CLEAN = examined(audited())
+
+
+def test_a_margin_that_is_flat_around_most_images_is_a_doubt_unless_all_are_predicted_alike() -> None:
+    """As of a classifier that answers with a vote: every attack that follows values finds nothing."""
+    still = {"linearity": math.nan, "linearity_budget": math.nan, "foreseen": math.nan}
+    flat, half = examined(audited(**still, bad=16)), examined(audited(**still, bad=15))
+    why = "around 53 % of the images the margin is the same everywhere: no attack had anything to follow"
+    assert judged(flat, challenged=60, classes=2).why == (why,)
+    assert judged(half, challenged=60, classes=2).why == ()
+    assert judged(flat, base=2, challenged=2, classes=2).notes == (why,)
+    assert judged(flat, challenged=60, classes=1).why == ()
+    assert examined(audited(**still, no_derivative="it rounds")).flat == 0
 
 
 def test_a_base_attack_that_nothing_beats_counts() -> None:
