@@ -111,13 +111,13 @@ def render(material: Material) -> str:
 
 
 def _marked(table: pd.DataFrame) -> list[Mapping[str, Any]]:
-    """Evaluations that do not count."""
-    return [row for row in table.to_dict("records") if row["marked"]]
+    """Evaluations that do not count; cells without a text are empty, not NaN as a CSV file has them."""
+    return [row for row in table.astype(object).fillna("").to_dict("records") if row["marked"]]
 
 
 def _unmeasured(table: pd.DataFrame) -> list[Mapping[str, Any]]:
     """Evaluations of which something could not be measured."""
-    return [row for row in table.to_dict("records") if row["unmeasured"]]
+    return [row for row in table.astype(object).fillna("").to_dict("records") if row["unmeasured"]]
 
 
 def _ledger(table: pd.DataFrame) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import pandas as pd
@@ -166,8 +167,9 @@ def test_a_table_for_people_has_a_dagger_on_the_unreliable_rows(good: Rows) -> N
 
 
 def page(rows: Rows) -> str:
+    """The report of tables that were written and read again, as its stage has them."""
     names = ("robustness", "points", "controls", "reliability", "unreliable")
-    tables = {name: table(rows, name) for name in names}
+    tables = {name: pd.read_csv(StringIO(table(rows, name).to_csv(index=False))) for name in names}
     costs = pd.DataFrame({"rule": ["a"], "s": [1.0], "max_rss": [1.0]})
     return render(Material(tables, {}, {}, costs, rows.settings, "results"))
 
@@ -177,6 +179,15 @@ def test_the_page_names_what_is_unreliable(good: Rows) -> None:
     text = page(spoilt(good, BAD))
     assert re.search(rf"Not reliable.*?{BAD} \({MEANING}", text, re.DOTALL)
     assert f"<td>{BAD} {DAGGER}</td>" in text and f"<td>constant {DAGGER}</td>" not in text
+
+
+def test_the_page_says_what_was_not_measured_beside_a_mark_that_nothing_rests_on(good: Rows) -> None:
+    """Cells without a text are NaN in a table that was read from a file."""
+    frame = spoilt(good, BAD).frames["audit"].copy()
+    frame.loc[frame.purifier == "ddpm_200", "no_derivative"] = "it rounds"
+    text = page(replace(good, frames={**good.frames, "audit": frame}))
+    assert f"1 evaluation does not count: {BAD} ({MEANING}; no claim rests on it)" in " ".join(text.split())
+    assert "Not measurable: ddpm_200 (nothing about a gradient: it rounds)." in text
 
 
 @pytest.fixture(scope="module")
