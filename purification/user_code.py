@@ -53,8 +53,8 @@ def _expect_own_siblings(path: Path) -> None:
             )
 
 
-def _forget_siblings(path: Path) -> None:
-    """Let the modules beside the file be imported anew."""
+def forget_siblings(path: Path) -> None:
+    """Let the modules beside a file be imported anew, as the file itself always is: what is made then knows nothing."""
     own = siblings(path).keys()
     for name in [name for name in sys.modules if name.partition(".")[0] in own]:
         del sys.modules[name]
@@ -63,7 +63,6 @@ def _forget_siblings(path: Path) -> None:
 def load_factory(path: Path, factory: str) -> Callable[..., Any]:
     """Function `factory` of a Python file, which may import modules beside it.
 
-    The file and these modules are imported anew in every call: what one result keeps, another does not know.
     Raises ValueError when the file or the name is missing, or when importing it fails.
     """
     if not path.is_file():
@@ -79,7 +78,6 @@ def load_factory(path: Path, factory: str) -> Callable[..., Any]:
     with explained(path, "import"):
         siblings(path)
     _expect_own_siblings(path)
-    _forget_siblings(path)
     with explained(path, "import"):
         spec.loader.exec_module(module)
     if not callable(getattr(module, factory, None)):

@@ -26,6 +26,7 @@ from purification.measure.whole_audit import (
 )
 from purification.models.placing import Place
 from purification.threat import ThreatModel
+from purification.user_code import forget_siblings
 from workflow_scripts.attacking import attacked
 from workflow_scripts.datasets import read_dataset
 from workflow_scripts.defences import load_defence, load_purifier, noise_source, place_of
@@ -105,8 +106,11 @@ def loaded(entry: Mapping[str, Any], inputs: Any, dataset: Dataset, settings: Ma
     double = load_defence(entry, inputs, dataset, settings, dtype=torch.float64)
     size = min(settings["gradient_batch_size"], settings["images"])
     twins = Twins(single, replace(double, batch_size=size, gradient_batch_size=size))
-    if "python" not in (entry["kind"], settings["classifier"]["kind"]):
+    own = [part for part in (entry, settings["classifier"]) if part["kind"] == "python"]
+    if not own:
         return twins
+    for part in own:
+        forget_siblings(Path(part["path"]))
     return replace(twins, unused=load_defence(entry, inputs, dataset, settings, dtype=torch.float32))
 
 

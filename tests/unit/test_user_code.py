@@ -16,7 +16,7 @@ from purification.errors import NoDerivative
 from purification.noise import NoiseSource
 from purification.purifiers import make_purifier
 from purification.sources import defined_names, siblings, source_files
-from purification.user_code import UserFunction, are_probabilities, own_classifier, own_purifier
+from purification.user_code import UserFunction, are_probabilities, forget_siblings, own_classifier, own_purifier
 
 CPU, SHAPE = torch.device("cpu"), (1, 4, 4)
 FACTORY = "def make_purifier(params, image_shape, device):\n    return lambda images, noise: "
@@ -114,14 +114,16 @@ def test_a_module_beside_the_file_is_imported_also_later(tmp_path: Path) -> None
 
 
 def test_the_file_and_what_is_beside_it_are_imported_anew(tmp_path: Path) -> None:
-    """What one purifier keeps there, the next does not know."""
+    """What one purifier keeps there, the next does not know once the modules are forgotten."""
     counting = "def count():\n    calls.append(1)\n    return len(calls)\n"
     text = f"import kept\nfrom box import inner\n{FACTORY}images * kept.count() * inner.count()\n"
     write(tmp_path, mine=text, kept=f"calls = []\n{counting}", box__init="", box__inner=f"calls = []\n{counting}")
     (tmp_path / "box" / "init.py").rename(tmp_path / "box" / "__init__.py")
     images = torch.rand(2, *SHAPE)
     for _ in range(2):
+        forget_siblings(tmp_path / "mine.py")
         assert torch.equal(call(tmp_path / "mine.py", images), images)
+    assert torch.equal(call(tmp_path / "mine.py", images), 4 * images)
 
 
 def test_two_folders_with_modules_of_one_name_are_refused(tmp_path: Path) -> None:
