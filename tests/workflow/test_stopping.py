@@ -166,5 +166,6 @@ def test_a_failed_job_says_why_and_how_to_run_it_alone_while_the_others_finish(h
     (held.folder / "failing.py").write_text(REPAIRED)
     assert messages(held.finish(*targets)) == {
         "Attacking failing with strong",
+        "Attacking failing with challenge",
         "Purifying with failing under fixed and varied randomness",
     }
