@@ -20,10 +20,11 @@ class Difference:
     tolerance: float
 
 
-# Whichever fits. float64: rounding 1e-10 over a short step; a shorter one, within which fewer of a network's thousand
-# kinks lie; then what holds a float32 network: rounding 1e-7 over a longer step; then what holds float16: 1e-4 over a
-# longer one, and bfloat16: 1e-3 over the longest. float32 alone: rounding up to 1e-2 where a network amplifies it a
-# thousandfold. The gradient of something else is off by the share it gets wrong, at every step.
+# The step that fits decides. float64: rounding is 1e-10 over the first step; the second is shorter,
+# so that fewer of a network's thousand kinks lie within it. The third holds a float32 network
+# inside (rounding 1e-7), the fourth float16 (1e-4), the last bfloat16 (1e-3). float32 alone:
+# rounding up to 1e-2 where a network amplifies it a thousandfold. The gradient of something else is
+# off by the share it gets wrong, at every step.
 DOUBLE = (
     Difference(torch.float64, 1e-6, 1e-3),
     Difference(torch.float64, 1e-8, 1e-3),

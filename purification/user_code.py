@@ -54,10 +54,11 @@ def _expect_own_siblings(path: Path) -> None:
 
 
 def forget_siblings(path: Path) -> None:
-    """Let the modules beside a file be imported anew, as the file itself always is: what is made then knows nothing."""
+    """Let the modules beside a file be imported anew, as the file itself always is."""
     own = siblings(path).keys()
-    for name in [name for name in sys.modules if name.partition(".")[0] in own]:
-        del sys.modules[name]
+    for name in list(sys.modules):
+        if name.partition(".")[0] in own:
+            del sys.modules[name]
 
 
 def load_factory(path: Path, factory: str) -> Callable[..., Any]:

@@ -15,12 +15,12 @@ def attacks_of_the_run(config: Mapping[str, Any]) -> set[str]:
     variations = [variation["attack"] for variation in config["attack_adequacy"]["variations"]]
     named = {*roles, *config["run"]["attacks"], *config["run"]["ladder"], *variations}
     for name in list(named):
-        named |= _earlier(attacks, name)
+        named |= _find_earlier(attacks, name)
     stages = {stage for name in named for stage in attacks[name].get("stages", [])}
     return named | stages
 
 
-def _earlier(attacks: Mapping[str, Entry], name: str) -> set[str]:
+def _find_earlier(attacks: Mapping[str, Entry], name: str) -> set[str]:
     """Attacks that one goes on after, at whatever distance."""
     found: set[str] = set()
     at = attacks[name].get("after")
@@ -68,17 +68,17 @@ def _threat(config: Mapping[str, Any], entry: Entry) -> Any:
     return entry.get("threat", config["threat"])
 
 
-def _after_problems(config: Mapping[str, Any], name: str, entry: Entry) -> Iterator[str]:
+def _after_problems(config: Mapping[str, Any], name: str, entry: Entry, *, runs: bool) -> Iterator[str]:
     attacks, key = config["attacks"], f"attacks.{name}.after"
     earlier = attacks[entry["after"]]
-    if name in _earlier(attacks, name):
+    if name in _find_earlier(attacks, name):
         yield f"{key}: expected an attack that does not come after {name!r}, got {entry['after']!r} — remove one"
     if name == config["base_attack"]:
         yield f"{key}: expected none for the base attack, got {entry['after']!r} — it is measured alone, remove it"
     for attack, known in ((name, entry["knowledge"]), (entry["after"], earlier["knowledge"])):
         if known != "both":
             yield f"{key}: expected two attacks with knowledge both, got {attack!r} with {known} — remove the key"
-    if name in attacks_of_the_run(config) and earlier["images"] < entry["images"]:
+    if runs and earlier["images"] < entry["images"]:
         had = f"got {entry['after']!r} on {earlier['images']}"
         yield f"{key}: expected an attack on at least {entry['images']} images, {had} — lower attacks.{name}.images"
     if _threat(config, earlier) != _threat(config, entry):
@@ -87,8 +87,9 @@ def _after_problems(config: Mapping[str, Any], name: str, entry: Entry) -> Itera
 
 def sequence_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """One sentence per contradiction between two attacks; names are known to exist."""
+    chosen = attacks_of_the_run(config)
     for name, entry in config["attacks"].items():
         if entry["kind"] == "sequence":
             yield from _sequence_problems(config, name, entry)
         if "after" in entry:
-            yield from _after_problems(config, name, entry)
+            yield from _after_problems(config, name, entry, runs=name in chosen)

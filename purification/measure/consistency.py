@@ -52,13 +52,15 @@ def repeat_difference(defence: Defence, sample: Sample) -> Tensor:
 
 
 def memory_difference(used: Defence, unused: Defence, sample: Sample, threat: ThreatModel) -> Tensor:
-    """Largest difference (n,) of purified images and logits between a defence that has seen these and one that has not.
+    """Largest difference (n,), of purified images and of logits, of a used defence and an unused one.
 
-    Of points in the ball around the images: one that remembers images answers for them with what it has kept.
+    At points in the ball around images that the used one has just seen: a defence that remembers
+    images answers with what it has kept.
     """
     used.purify(sample.images, sample.ids, sample.source, 0)
     near = random_point(sample, threat)
-    first, again = (defence.purify(near.images, near.ids, near.source, 0) for defence in (unused, used))
+    first = unused.purify(near.images, near.ids, near.source, 0)
+    again = used.purify(near.images, near.ids, near.source, 0)
     judged = largest(unused.logits(first) - used.logits(again))
     return torch.maximum(largest(first - again), judged)
 

@@ -139,7 +139,8 @@ def _within(name: str, value: float, limits: Limits) -> bool:
     """Whether a check holds; what was not measured is not wrong."""
     if math.isnan(value):
         return True
-    limit, check = limits[name], CHECKS[name]
+    limit = limits[name]
+    check = CHECKS[name]
     if check.ratio:
         return limit <= value and value * limit <= 1.0
     return value >= limit if check.at_least else value <= limit

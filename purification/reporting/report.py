@@ -88,14 +88,15 @@ def render(material: Material) -> str:
     environment.filters |= {"estimate": estimate, "number": number, "duration": duration}
     environment.filters |= {"count": count, "verdict": verdict}
     claims = material.tables.get("claims", pd.DataFrame({"claim": [], "verdict": []})).to_dict("records")
+    evaluations = _list_evaluations(material.tables.get("unreliable", pd.DataFrame()))
     return environment.get_template("report.html.j2").render(
         folder=material.folder,
         data=material.settings["dataset"],
         headline=material.settings["run"]["headline"],
         claims=claims,
         dagger=DAGGER,
-        unreliable=_marked(material.tables.get("unreliable", pd.DataFrame())),
-        unmeasured=_unmeasured(material.tables.get("unreliable", pd.DataFrame())),
+        unreliable=[row for row in evaluations if row["marked"]],
+        unmeasured=[row for row in evaluations if row["unmeasured"]],
         words=TONES,
         counts=_counts([claim for claim in claims if claim["claim"] not in SELF_CHECKS]),
         corrected=sum(claim["holm"] == "pass" for claim in claims),
@@ -110,14 +111,10 @@ def render(material: Material) -> str:
     )
 
 
-def _marked(table: pd.DataFrame) -> list[Mapping[str, Any]]:
-    """Evaluations that do not count; cells without a text are empty, not NaN as a CSV file has them."""
-    return [row for row in table.astype(object).fillna("").to_dict("records") if row["marked"]]
-
-
-def _unmeasured(table: pd.DataFrame) -> list[Mapping[str, Any]]:
-    """Evaluations of which something could not be measured."""
-    return [row for row in table.astype(object).fillna("").to_dict("records") if row["unmeasured"]]
+def _list_evaluations(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    """Rows of table `unreliable`; cells without a text are empty, not NaN as a CSV file has them."""
+    rows: list[dict[Any, Any]] = table.astype(object).fillna("").to_dict("records")
+    return rows
 
 
 def _ledger(table: pd.DataFrame) -> dict[str, Any]:

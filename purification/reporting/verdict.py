@@ -64,7 +64,7 @@ def evidence(
     return tuple(wrong), tuple(doubts)
 
 
-def flatness(examination: Examination, frame: pd.DataFrame, limits: Limits) -> tuple[str, ...]:
+def doubt_flat_margins(examination: Examination, frame: pd.DataFrame, limits: Limits) -> tuple[str, ...]:
     """A doubt where attacks had nothing to follow; none where every image is predicted as the same class anyway."""
     constant = frame.fixed[frame.attack.isin(UNASKED)].nunique() <= 1
     if constant or examination.flat <= limits["flat"]:
@@ -90,7 +90,7 @@ def judge_purifier(
     why = [*examination.wrong, *wrong]
     notes: list[str] = []
     at_stake = accuracy(known.worst).value > limits["beaten"]
-    for reason in (*examination.hints, *doubts, *flatness(examination, frame, limits)):
+    for reason in (*examination.hints, *doubts, *doubt_flat_margins(examination, frame, limits)):
         (why if at_stake else notes).append(reason)
     challenged = any(name not in UNASKED for name in known.broken)
     for reason in examination.notes:

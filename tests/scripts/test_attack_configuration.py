@@ -173,6 +173,7 @@ def test_an_attack_that_runs_after_one_on_fewer_images_is_named() -> None:
         (found,) = refused((name,), **few)
         wanted = "attacks.second.after: expected an attack on at least 100 images, got 'first' on 99"
         assert found.startswith(wanted), found
+        assert SENTENCE.fullmatch(found), found
 
 
 def test_an_attack_after_another_waits_for_it_and_a_sequence_holds_the_settings_of_its_stages(tmp_path: Path) -> None:

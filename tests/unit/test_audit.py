@@ -237,7 +237,8 @@ def test_what_is_remembered_shows_beside_a_defence_that_has_seen_nothing(sample:
         return Defence(FunctionPurifier(lambda x, noise: purify(x)), lambda x: classifier(judge(x)), batch_size=5)
 
     def difference(purify: Callable[[], Any], judge: Callable[[], Any]) -> float:
-        used, unused = made(purify(), judge()), made(purify(), judge())
+        used = made(purify(), judge())
+        unused = made(purify(), judge())
         row = columns_of(Twins(used, used, unused), sample)
         return float(row["repeat_difference"].max())
 

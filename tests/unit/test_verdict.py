@@ -176,7 +176,8 @@ CLEAN = examined(audited())
 def test_a_margin_that_is_flat_around_most_images_is_a_doubt_unless_all_are_predicted_alike() -> None:
     """As of a classifier that answers with a vote: every attack that follows values finds nothing."""
     still = {"linearity": math.nan, "linearity_budget": math.nan, "foreseen": math.nan}
-    flat, half = examined(audited(**still, bad=16)), examined(audited(**still, bad=15))
+    flat = examined(audited(**still, bad=16))
+    half = examined(audited(**still, bad=15))
     why = "around 53 % of the images the margin is the same everywhere: no attack had anything to follow"
     assert judged(flat, challenged=60, classes=2).why == (why,)
     assert judged(half, challenged=60, classes=2).why == ()
